@@ -1,0 +1,74 @@
+"""How KV lies in a worker's memory, and how anything else may touch that memory.
+
+Knows sizes only: no tensor, no peer, no policy.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import xxhash
+
+PROTOCOL_VERSION = 1
+ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class KVLayout:
+    """One rank's KV pool: ``[num_blocks, num_layers, 2 (K, V), num_kv_heads, block_tokens, head_dim]``, contiguous."""
+
+    num_layers: int
+    num_kv_heads: int
+    block_tokens: int
+    head_dim: int
+    dtype: str  # float32, bfloat16 or float16
+    model: str  # what computed it: KV of different weights must never meet
+    codec: str = "raw"
+
+    @property
+    def block_layer_bytes(self) -> int:
+        """Bytes of one (block, layer): a contiguous run in the pool."""
+        return 2 * self.num_kv_heads * self.block_tokens * self.head_dim * ITEM_BYTES[self.dtype]
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of one block over all layers."""
+        return self.num_layers * self.block_layer_bytes
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes of one token's KV over all layers."""
+        return self.block_bytes // self.block_tokens
+
+    def describe(self) -> str:
+        """All that two workers must agree on before KV moves between them, in words."""
+        return (
+            f"protocol {PROTOCOL_VERSION}, model {self.model}, {self.num_layers} layers x {self.num_kv_heads} KV heads x "
+            f"{self.head_dim}, blocks of {self.block_tokens} tokens, {self.dtype}, codec {self.codec}"
+        )
+
+    def digest(self) -> str:
+        """A short hash of ``describe()``; equal on both ends, or they refuse to pair."""
+        return xxhash.xxh3_128_hexdigest(self.describe().encode())
+
+    def num_blocks(self, num_tokens: int) -> int:
+        """Blocks that hold ``num_tokens`` tokens; the last may be partial."""
+        return -(-num_tokens // self.block_tokens)
+
+
+class KVCache(Protocol):
+    """A worker's KV memory, as a link sees it. Called from link threads, for blocks that the pool keeps referenced."""
+
+    layout: KVLayout
+    num_blocks: int
+
+    def gather(self, first_layer: int, end_layer: int, block_ids: np.ndarray, out: np.ndarray) -> None:
+        """Copy layers ``[first_layer, end_layer)`` of the named blocks into ``out`` (uint8, contiguous), block by block.
+
+        The order of bytes is ``[block, layer, 2, kv_heads, block_tokens, head_dim]``.
+        """
+        ...
+
+    def scatter(self, first_layer: int, end_layer: int, block_ids: np.ndarray, data: np.ndarray) -> None:
+        """The inverse of ``gather``."""
+        ...
