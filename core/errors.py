@@ -10,7 +10,7 @@
     ├── NoWorkers(role)              later might succeed
     ├── DeadlineExceeded(phase)      the caller's own limit
     ├── Cancelled                    the caller asked for it
-    ├── WorkerLost, TransferFailed, Preempted   internal: retried, never shown to callers
+    ├── WorkerLost, TransferFailed   internal: retried, never shown to callers
     ├── Corrupted                    a digest failed twice
     ├── AttemptsExhausted            never retried by clients
     ├── Internal                     a bug of ours
@@ -19,9 +19,22 @@
 Knows nothing of gRPC or HTTP; cluster/ maps these in one file each.
 """
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 
 class TwinpoolError(Exception):
-    """Base of every error that Twinpool raises on purpose."""
+    """Base of every error that Twinpool raises on purpose. Survives the way from one of our processes to another."""
+
+    def __reduce__(self) -> tuple[Callable[..., "TwinpoolError"], tuple[Any, ...]]:
+        return _rebuild, (type(self), self.args, vars(self))
+
+
+def _rebuild(error_class: type[TwinpoolError], args: tuple[Any, ...], fields: Mapping[str, Any]) -> TwinpoolError:
+    error = error_class.__new__(error_class)
+    error.args = args
+    vars(error).update(fields)
+    return error
 
 
 class InvalidRequest(TwinpoolError):

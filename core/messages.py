@@ -53,7 +53,8 @@ class Goal:
         """Raise InvalidRequest unless both are finite, positive and under a day."""
         for name in ("ttft_s", "tpot_s"):
             value = getattr(self, name)
-            if not (isinstance(value, int | float) and math.isfinite(value) and 0 < value <= MAX_GOAL_S):
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not (is_number and math.isfinite(value) and 0 < value <= MAX_GOAL_S):
                 raise InvalidRequest(f"goal.{name}", f"must be over 0 and at most {MAX_GOAL_S:g} s, not {value!r}")
 
 

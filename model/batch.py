@@ -16,6 +16,8 @@ from twinpool.model.kv_layout import KVCache
 
 OnLayers = Callable[[int, int], None]
 
+NO_TOKEN = -1  # sampled where the logits are not finite; only that request fails
+
 
 @dataclass(frozen=True, slots=True)
 class SampleRow:
@@ -60,7 +62,7 @@ class Runner(Protocol):
     layers_per_group: int
 
     def run(self, batch: Batch, on_layers: OnLayers | None = None) -> NDArray[np.int64]:
-        """Compute one step and return the sampled ids, one for each of ``batch.samples``.
+        """Compute one step and return the sampled ids, or NO_TOKEN, one for each of ``batch.samples``.
 
         ``on_layers(first, end)`` is called as soon as the KV of layers ``[first, end)`` is written for the whole batch,
         in order, ``layers_per_group`` at a time; the caller may hand those bytes to a link at once.

@@ -5,6 +5,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from twinpool.client.client import AsyncClient as AsyncClient
     from twinpool.client.client import Client as Client
+    from twinpool.client.errors import ConnectionFailed as ConnectionFailed
+    from twinpool.client.results import GenerationResult as GenerationResult
+    from twinpool.client.results import StreamEvent as StreamEvent
+    from twinpool.client.timeout import Timeout as Timeout
     from twinpool.core.errors import TwinpoolError as TwinpoolError
     from twinpool.core.messages import Goal as Goal
     from twinpool.core.messages import SamplingParams as SamplingParams
@@ -14,11 +18,26 @@ __version__ = "0.1.0"
 _EXPORTS = {
     "AsyncClient": "twinpool.client.client",
     "Client": "twinpool.client.client",
+    "ConnectionFailed": "twinpool.client.errors",
+    "GenerationResult": "twinpool.client.results",
     "Goal": "twinpool.core.messages",
     "SamplingParams": "twinpool.core.messages",
+    "StreamEvent": "twinpool.client.results",
+    "Timeout": "twinpool.client.timeout",
     "TwinpoolError": "twinpool.core.errors",
 }
-__all__ = ["AsyncClient", "Client", "Goal", "SamplingParams", "TwinpoolError", "__version__"]
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "ConnectionFailed",
+    "GenerationResult",
+    "Goal",
+    "SamplingParams",
+    "StreamEvent",
+    "Timeout",
+    "TwinpoolError",
+    "__version__",
+]
 
 
 def __getattr__(name: str) -> Any:

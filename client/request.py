@@ -1,0 +1,107 @@
+"""Builds the message of one generate call, refusing at once what no gateway would accept.
+
+Knows no transport. What only the cluster can judge (an empty prompt, a prompt too long, an unknown model) is left
+to it.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+from twinpool.core.errors import InvalidRequest
+from twinpool.core.messages import Goal, SamplingParams
+from twinpool.protos.convert import goal_to_proto, sampling_to_proto
+from twinpool.protos.twinpool.v1 import generation_pb2
+
+Prompt = str | Sequence[int] | Sequence[Mapping[str, str]]
+
+SAMPLING_NAMES = tuple(item.name for item in fields(SamplingParams))
+MAX_TOKEN_ID = 2**32 - 1
+
+
+def build_request(
+    prompt: Prompt,
+    model: str | None,
+    goal: Goal | None,
+    goal_class: str | None,
+    request_id: str | None,
+    sampling: Mapping[str, Any],
+) -> generation_pb2.GenerateRequest:
+    """Return the message; only the sampling fields that are given are set in it.
+
+    Raises:
+        TypeError: an unknown sampling keyword, or a prompt that is neither text, token ids nor chat messages.
+        InvalidRequest: a value outside its limits.
+    """
+    message = generation_pb2.GenerateRequest(
+        request_id=_text("request_id", request_id or ""),
+        model=_text("model", model or ""),
+        goal_class=_text("goal_class", goal_class or ""),
+        sampling=_sampling(sampling),
+    )
+    if goal is not None:
+        goal.check()
+        message.goal.CopyFrom(goal_to_proto(goal))
+    _set_prompt(message, prompt)
+    return message
+
+
+def _set_prompt(message: generation_pb2.GenerateRequest, prompt: Prompt) -> None:
+    if isinstance(prompt, str):
+        message.text = _text("prompt", prompt)
+    elif not isinstance(prompt, list | tuple):
+        raise TypeError(f"prompt must be a str, a list of token ids or a list of chat messages, not {type(prompt)}")
+    elif prompt and isinstance(prompt[0], Mapping):
+        message.chat.CopyFrom(_chat(prompt))
+    else:
+        message.token_ids.CopyFrom(_token_ids(prompt))
+
+
+def _token_ids(prompt: Sequence[Any]) -> generation_pb2.TokenIds:
+    for position, token_id in enumerate(prompt):
+        if type(token_id) is not int or not 0 <= token_id <= MAX_TOKEN_ID:
+            raise InvalidRequest(f"prompt[{position}]", f"must be a token id, not {token_id!r}")
+    return generation_pb2.TokenIds(ids=prompt)
+
+
+def _chat(prompt: Sequence[Any]) -> generation_pb2.ChatMessages:
+    chat = generation_pb2.ChatMessages()
+    for position, item in enumerate(prompt):
+        if not isinstance(item, Mapping) or set(item) != {"role", "content"}:
+            raise InvalidRequest(f"prompt[{position}]", f"must be a role and a content, not {item!r}")
+        role, content = (_text(f"prompt[{position}].{name}", item[name]) for name in ("role", "content"))
+        chat.messages.add(role=role, content=content)
+    return chat
+
+
+def _sampling(given: Mapping[str, Any]) -> generation_pb2.SamplingParams:
+    unknown = sorted(set(given) - set(SAMPLING_NAMES))
+    if unknown:
+        raise TypeError(f"unknown sampling keyword {', '.join(unknown)}; known: {', '.join(sorted(SAMPLING_NAMES))}")
+    params = SamplingParams(**{name: _COLLECTED.get(name, _same)(value) for name, value in given.items()})
+    params.check()
+    message = sampling_to_proto(params)
+    for name in set(SAMPLING_NAMES) - set(given):
+        message.ClearField(name)  # the gateway has the defaults
+    return message
+
+
+def _text(field: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise InvalidRequest(field, f"must be text, not {value!r}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidRequest(field, f"is no valid Unicode text: {error.reason}") from None
+    return value
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+_COLLECTED: dict[str, Callable[[Any], Any]] = {
+    "stop": lambda value: (value,) if isinstance(value, str) else tuple(value),
+    "stop_token_ids": tuple,
+    "logit_bias": lambda value: tuple(sorted(dict(value).items())),
+}

@@ -1,0 +1,83 @@
+"""`twinpool demo`: a small cluster, a few streamed completions, and a table of where their time went."""
+
+import json
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import twinpool
+from twinpool.client.client import Client
+from twinpool.client.results import GenerationResult
+from twinpool.cluster.show import print_timings, status_as_dict
+from twinpool.cluster.state import StateFolder
+from twinpool.cluster.up import run_detached, take_down
+from twinpool.core.errors import SpecError
+from twinpool.core.spec_file import load_cluster
+
+PROMPTS = (
+    "def read_file(",
+    "class Queue:\n    ",
+    "import os\nimport sys\n\ndef main(",
+)
+QUESTION = "Write a function named join."
+
+
+def run_demo(folder: StateFolder) -> None:
+    """Bring `examples/demo.yaml` up on free ports, stream, show, and take it down again."""
+    spec_path = Path(twinpool.__file__).resolve().parents[2] / "examples" / "demo.yaml"
+    if not spec_path.exists():
+        raise SpecError(f"{spec_path}: the demo runs from a clone of the repository")
+    with tempfile.TemporaryDirectory() as temporary:
+        started = time.monotonic()
+        state = run_detached(_own_copy(spec_path, Path(temporary)), folder)
+        try:
+            with Client(list(state.grpc)) as client:
+                _say(f"{state.name} is up after {time.monotonic() - started:.1f} s:")
+                for worker in status_as_dict(client.status())["workers"]:
+                    _say(f"  {worker['id']}: pid {worker['pid']}, {worker['total_blocks']} KV blocks, {worker['link']}")
+                results = [_stream(client, prompt) for prompt in PROMPTS]
+                results.append(_chat(client))
+            _say("\nwhere each request's time went:")
+            print_timings(results)
+        finally:
+            take_down(state, folder)
+    _say("\nthe cluster is down again")
+
+
+def _own_copy(spec_path: Path, into: Path) -> Path:
+    """The same cluster under a name and on ports of its own, so that it never meets another."""
+    values = load_cluster(spec_path).model_dump(mode="json")
+    values["name"] = f"demo-{os.getpid()}"
+    values["gateway"] |= {"grpc_port": 0, "http_port": 0}
+    copy = into / "demo.yaml"
+    copy.write_text(json.dumps(values))  # JSON is YAML
+    return copy
+
+
+def _stream(client: Client, prompt: str) -> GenerationResult:
+    _say(f"\n--- {prompt!r}, greedy\n{prompt}", end="")
+    with client.stream(prompt, max_tokens=64, temperature=0.0) as stream:
+        for event in stream:
+            _say(event.text, end="")
+        return _ended(stream.result)
+
+
+def _chat(client: Client) -> GenerationResult:
+    _say(f"\n--- chat, temperature 0.7, seed 7\nuser: {QUESTION}\nassistant: ", end="")
+    messages = [{"role": "user", "content": QUESTION}]
+    with client.stream(messages, max_tokens=96, temperature=0.7, top_p=0.9, seed=7) as stream:
+        for event in stream:
+            _say(event.text, end="")
+        return _ended(stream.result)
+
+
+def _ended(result: GenerationResult) -> GenerationResult:
+    _say("")
+    return result
+
+
+def _say(text: str, end: str = "\n") -> None:
+    sys.stdout.write(text + end)
+    sys.stdout.flush()

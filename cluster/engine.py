@@ -1,0 +1,369 @@
+"""The loop of one worker: decide, run, apply, over a prefill and a decode service that share a runner and a block pool.
+
+A role only limits what the router sends here; every worker can do both, which is what makes a worker `mixed`, lets
+it prefill locally, and lets it change its role without reloading. Knows no peers, no sockets and no Ray: work comes in
+by `post`, and what happens goes out through EngineEvents.
+"""
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twinpool.core.messages import WorkerConfig
+from twinpool.decode_worker.service import DecodeService, Sealed
+from twinpool.kv_transfer.plan import Span
+from twinpool.model.batch import NO_TOKEN, Batch, Runner
+from twinpool.model.block_hash import block_hashes, root_hash
+from twinpool.model.block_pool import BlockPool
+from twinpool.model.sequence import Key, Sequence, Token
+from twinpool.model.step import StepPlan, Wait
+from twinpool.prefill_worker.service import PrefillService, Prompt
+
+log = logging.getLogger(__name__)
+
+NOT_FINITE = "the model's logits are not finite"
+
+
+class Destination(Enum):
+    """Where a prompt's KV goes after prefill."""
+
+    HANDOFF = "handoff"
+    LOCAL = "local"
+    NOWHERE = "nowhere"  # the first token is the only one
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What a worker publishes of itself after each step; see WorkerView in worker.proto."""
+
+    free_blocks: int
+    running: int
+    context_tokens: int
+    waiting_prefills: int
+    waiting_prefill_tokens: int
+    reservations: int
+    reserved_blocks: int
+    parked_blocks: int
+    peak_blocks: int
+    cause: str
+
+
+class EngineEvents(Protocol):
+    """What the engine reports, called on the engine thread; none may block."""
+
+    def begin_source(self, key: Key, num_tokens: int, block_ids: list[int]) -> None: ...
+    def group_ready(self, key: Key, span: Span) -> None: ...
+    def computed(self, key: Key, first_token: int, at_s: float) -> None: ...
+    def cancel_source(self, key: Key) -> None: ...
+    def demote(self, key: Key) -> None: ...
+    def bound(self, key: Key, block_ids: list[int], skip_blocks: int) -> None: ...
+    def failed(self, key: Key, reason: str) -> None: ...
+    def stepped(self, tokens: list[Token], load: Load) -> None: ...
+    def crashed(self, error: Exception) -> None: ...
+
+
+class Engine:
+    """Owns the device, the pool and both services. Every method but `post`, `start` and `stop` runs on its thread."""
+
+    def __init__(self, config: WorkerConfig, runner: Runner, events: EngineEvents, clock: Callable[[], float]) -> None:
+        self._runner = runner
+        self._events = events
+        self._clock = clock
+        self._chunk_tokens = config.chunk_tokens
+        self.pool = BlockPool(runner.cache.num_blocks, config.block_tokens, prefix_cache=config.prefix_cache)
+        parked_limit = int(config.parked_share * self.pool.num_blocks)
+        self.prefill = PrefillService(self.pool, parked_limit_blocks=parked_limit)
+        self.decode = DecodeService(self.pool, max_running=config.max_running)
+        self._destinations: dict[Key, Destination] = {}
+        self._demoting: set[Key] = set()
+        self._wait = Wait.NOTHING
+        self._published: Load | None = None
+        self._inbox: deque[Callable[[], None]] = deque()
+        self._wake = threading.Event()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
+
+    # --- from any thread ------------------------------------------------------------------------------------------
+
+    def post(self, command: Callable[[], None]) -> None:
+        """Have `command` run on the engine thread before its next step."""
+        self._inbox.append(command)
+        self._wake.set()
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self, timeout_s: float = 5.0) -> None:
+        """End the loop after the step under way."""
+        self._stopping = True
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+
+    def _loop(self) -> None:
+        try:
+            while not self._stopping:
+                if not self.step():
+                    self._wake.wait()
+                    self._wake.clear()
+        except Exception as error:  # the outermost loop of the thread; the worker fails the callers
+            log.exception("the engine stopped")
+            self._events.crashed(error)
+
+    # --- commands -------------------------------------------------------------------------------------------------
+
+    def submit(self, sequence: Sequence, destination: Destination) -> None:
+        """Take a prompt. A local one first waits for room to decode, like a handoff to oneself."""
+        self._hash(sequence)
+        self._destinations[sequence.key] = destination
+        if destination is Destination.LOCAL:
+            self.decode.want(sequence, is_local=True)
+        else:
+            self.prefill.submit(sequence)
+
+    def want(self, sequence: Sequence) -> None:
+        """Queue a handoff for blocks; `bound` answers."""
+        self._hash(sequence)
+        self.decode.want(sequence, is_local=False)
+
+    def _hash(self, sequence: Sequence) -> None:
+        layout = self._runner.cache.layout
+        salt = sequence.request.tenant_salt
+        sequence.root = root_hash(tenant_salt=salt, model=layout.model, dtype=layout.dtype, codec=layout.codec)
+        sequence.hashes = block_hashes(sequence.token_ids, layout.block_tokens, sequence.root)
+
+    def adopt(self, key: Key, sealed: Sealed) -> None:
+        """All KV of a handoff has arrived and been verified."""
+        self.decode.adopt(key, sealed)
+
+    def granted(self, key: Key) -> None:
+        """A decode worker has room for this handoff."""
+        self._demoting.discard(key)
+        self.prefill.granted(key)
+
+    def ungranted(self, key: Key) -> None:
+        """The handoff lost its target."""
+        self.prefill.ungranted(key)
+
+    def renew(self, key: Key, epoch: int) -> None:
+        """The handoff goes to another target, under a new epoch."""
+        self.prefill.renew(key, epoch)
+        if key in self._destinations:
+            self._destinations[Key(key.request_id, epoch)] = self._destinations.pop(key)
+
+    def cancel(self, key: Key) -> None:
+        """Stop working on an attempt. Blocks that a handoff still reads or writes stay until it releases them."""
+        self._destinations.pop(key, None)
+        self.prefill.cancel(key)
+        self.decode.cancel(key)
+
+    def release_source(self, key: Key) -> None:
+        self._demoting.discard(key)
+        self.prefill.release(key)
+
+    def release_target(self, key: Key) -> None:
+        self.decode.drop(key)
+
+    # --- one step -------------------------------------------------------------------------------------------------
+
+    def step(self) -> bool:
+        """Run one step if there is work; False when the loop may sleep."""
+        while self._inbox:
+            self._inbox.popleft()()
+        now = self._clock()
+        decode_plan = self.decode.decide(now, busy_blocks=self.prefill.busy_blocks)
+        self._perform_grants(decode_plan)
+        prefill_plan = self._decide_prefill(decode_plan, now)
+        self._wait = decode_plan.wait or prefill_plan.wait
+        if decode_plan.is_empty and prefill_plan.is_empty:
+            self._publish([])
+            return False
+        prompts = self._start_chunks(prefill_plan, now)
+        for row in decode_plan.decode_rows:
+            self.decode.reserve_next(row)
+        rows = [self.decode.sequence(row) for row in decode_plan.decode_rows]
+        batch = self._batch(rows, prompts)
+        sampled = self._runner.run(batch, lambda first, end: self._report_groups(prompts, first, end))
+        self._apply(decode_plan, rows, prompts, sampled, now)
+        return True
+
+    def _decide_prefill(self, decode_plan: StepPlan, now: float) -> StepPlan:
+        pool, prefill = self.pool, self.prefill
+        promised = self.decode.peak_blocks() + prefill.busy_blocks + prefill.parked_blocks
+        new_blocks = self.decode.blocks_for(decode_plan.decode_rows)
+        spare = min(pool.num_free - new_blocks, pool.num_blocks - promised)
+        budget = max(pool.block_tokens, self._chunk_tokens - len(decode_plan.decode_rows))
+        return prefill.decide(now, token_budget=budget, spare_blocks=spare)
+
+    def _perform_grants(self, plan: StepPlan) -> None:
+        for _ in plan.grants:  # always the head of the queue
+            row = self.decode.grant_first()
+            if row is None:
+                break
+            sequence = row.sequence
+            if row.is_local:
+                self.prefill.submit_local(sequence)
+            else:
+                skip = sequence.cached_tokens // self.pool.block_tokens
+                self._events.bound(sequence.key, list(sequence.block_ids), skip)
+        self._demote(plan.demote_blocks)
+
+    def _demote(self, num_blocks: int) -> None:
+        """Ask for parked handoffs to be given up, youngest first; their blocks come back by `release_source`."""
+        pending = sum(self.prefill.outgoing_blocks(key) for key in self._demoting)
+        while pending < num_blocks:
+            key = self.prefill.youngest_parked(excluding=self._demoting)
+            if key is None:
+                return
+            pending += self.prefill.outgoing_blocks(key)
+            self._demoting.add(key)
+            self._events.demote(key)
+
+    def _start_chunks(self, plan: StepPlan, now: float) -> list[Prompt]:
+        prompts = []
+        for chunk in plan.chunks:
+            prompt = self.prefill.prompt(chunk.row)
+            if prompt.started_s is None:
+                self._start(chunk.row, prompt, now)
+            prompt.chunk_tokens = min(chunk.num_tokens, prompt.remaining_tokens)
+            prompts.append(prompt)
+        return prompts
+
+    def _start(self, row: int, prompt: Prompt, now: float) -> None:
+        sequence = prompt.sequence
+        is_handoff = self._destinations.get(sequence.key) is Destination.HANDOFF
+        self.prefill.start(row, now, for_handoff=is_handoff)
+        if is_handoff:
+            self._events.begin_source(sequence.key, len(sequence.token_ids), list(sequence.block_ids))
+            self._report_cached(sequence)
+
+    def _report_cached(self, sequence: Sequence) -> None:
+        cached, step = sequence.cached_tokens // self.pool.block_tokens, self._blocks_per_span
+        num_layers, group = self._runner.cache.layout.num_layers, self._runner.layers_per_group
+        for block in range(0, cached, step):
+            for layer in range(0, num_layers, group):
+                end_layer, end_block = min(layer + group, num_layers), min(block + step, cached)
+                self._events.group_ready(sequence.key, Span(layer, end_layer, block, end_block))
+
+    @property
+    def _blocks_per_span(self) -> int:
+        return max(1, self._chunk_tokens // self.pool.block_tokens)
+
+    def _report_groups(self, prompts: list[Prompt], first_layer: int, end_layer: int) -> None:
+        block_tokens = self.pool.block_tokens
+        for prompt in prompts:
+            key = prompt.sequence.key
+            if self._destinations.get(key) is not Destination.HANDOFF:
+                continue
+            after = prompt.sequence.num_computed + prompt.chunk_tokens
+            first_block = prompt.sequence.num_computed // block_tokens
+            end_block = -(-after // block_tokens) if prompt.is_last_chunk else after // block_tokens
+            if end_block > first_block:
+                self._events.group_ready(key, Span(first_layer, end_layer, first_block, end_block))
+
+    def _batch(self, rows: list[Sequence], prompts: list[Prompt]) -> Batch:
+        sequences = rows + [prompt.sequence for prompt in prompts]
+        counts = [1] * len(rows) + [prompt.chunk_tokens for prompt in prompts]
+        contexts = [s.num_computed + count for s, count in zip(sequences, counts, strict=True)]
+        ids = [
+            s.token_ids[context - count : context]
+            for s, count, context in zip(sequences, counts, contexts, strict=True)
+        ]
+        sampled = [*range(len(rows)), *(len(rows) + i for i, prompt in enumerate(prompts) if prompt.is_last_chunk)]
+        return Batch(
+            token_ids=np.concatenate([np.array(part, dtype=np.int64) for part in ids]),
+            cu_seqlens=np.cumsum([0, *counts], dtype=np.int32),
+            context_lens=np.array(contexts, dtype=np.int32),
+            block_tables=tuple(np.array(s.block_ids, dtype=np.int64) for s in sequences),
+            samples=tuple(sequences[row].sample_row(row) for row in sampled),
+        )
+
+    def _apply(
+        self,
+        plan: StepPlan,
+        rows: list[Sequence],
+        prompts: list[Prompt],
+        sampled: NDArray[np.int64],
+        step_s: float,
+    ) -> None:
+        tokens, ended = [], []
+        for row, sequence, token_id in zip(plan.decode_rows, rows, sampled[: len(rows)].tolist(), strict=True):
+            if token_id == NO_TOKEN:
+                self._events.failed(sequence.key, NOT_FINITE)
+                ended.append(sequence.key)
+                continue
+            sequence.token_ids.append(token_id)
+            finish = sequence.finish_reason(self._runner.eos_token_ids, self._runner.max_model_len)
+            tokens.append(self.decode.apply(row, token_id, finish, step_s))
+            if finish is not None:
+                ended.append(sequence.key)
+        done = [prompt for prompt in prompts if prompt.is_last_chunk]
+        for prompt in prompts:
+            self.prefill.advance(prompt)
+        for prompt, token_id in zip(done, sampled[len(rows) :].tolist(), strict=True):
+            if token_id == NO_TOKEN:
+                self._abandon(prompt)
+            else:
+                tokens.append(self._first_token(prompt, token_id))
+        for key in ended:
+            self.decode.drop(key)
+            self._destinations.pop(key, None)
+        self._publish(tokens)
+
+    def _abandon(self, prompt: Prompt) -> None:
+        """A prompt that gives no token: only its own request fails."""
+        key = prompt.sequence.key
+        if self._destinations.get(key) is Destination.HANDOFF:
+            self._events.cancel_source(key)
+        self._events.failed(key, NOT_FINITE)
+        self.cancel(key)
+
+    def _publish(self, tokens: list[Token]) -> None:
+        load = self.load()
+        if tokens or load != self._published:
+            self._published = load
+            self._events.stepped(tokens, load)
+
+    def _first_token(self, prompt: Prompt, token_id: int) -> Token:
+        sequence = prompt.sequence
+        sequence.token_ids.append(token_id)
+        finish = sequence.finish_reason(self._runner.eos_token_ids, self._runner.max_model_len)
+        now = self._clock()
+        token = self.prefill.finish(prompt, token_id, finish, now)
+        destination = self._destinations.pop(sequence.key, None)
+        if destination is Destination.HANDOFF:
+            if finish is None:
+                self._events.computed(sequence.key, token_id, now)
+            else:
+                self._events.cancel_source(sequence.key)
+        elif destination is Destination.LOCAL:
+            if finish is None:
+                self.decode.local_ready(sequence.key)
+            else:
+                self.decode.drop(sequence.key)
+        return token
+
+    # --- what is known --------------------------------------------------------------------------------------------
+
+    def load(self) -> Load:
+        """A snapshot for the routers."""
+        prefill, decode = self.prefill, self.decode
+        return Load(
+            free_blocks=self.pool.num_free,
+            running=decode.num_running,
+            context_tokens=decode.context_tokens,
+            waiting_prefills=prefill.num_waiting,
+            waiting_prefill_tokens=prefill.waiting_tokens,
+            reservations=decode.num_wanted,
+            reserved_blocks=decode.wanted_blocks,
+            parked_blocks=prefill.parked_blocks,
+            peak_blocks=decode.peak_blocks(),
+            cause=str(self._wait),
+        )

@@ -1,0 +1,225 @@
+"""One gateway: the services that clients reach, and a stream to every worker of the cluster.
+
+Knows who is where; what requests do is the dispatcher's business, and who belongs to the cluster the controller's.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health_aio
+from grpc_reflection.v1alpha import reflection
+
+from twinpool.cluster.cluster_service import ClusterService, gateway_status
+from twinpool.cluster.dispatch import Dispatcher
+from twinpool.cluster.generation_service import GenerationService
+from twinpool.cluster.grpc_options import gateway_server_options
+from twinpool.cluster.grpc_safe import add_safe
+from twinpool.cluster.launch import GatewayConfig
+from twinpool.cluster.worker_link import WorkerLink
+from twinpool.core.errors import SpecError
+from twinpool.core.messages import Role, WorkerAddress
+from twinpool.model.shape import load_shape
+from twinpool.model.tokenizer import TextTokenizer
+from twinpool.protos.twinpool.v1 import (
+    cluster_pb2,
+    cluster_pb2_grpc,
+    generation_pb2,
+    generation_pb2_grpc,
+    worker_pb2,
+)
+from twinpool.router.admission import AdmissionSettings
+from twinpool.router.estimate import LatencyModel
+from twinpool.router.route import Disaggregate, OnPrefillLoss, PlacementSettings, Policy
+from twinpool.router.views import WorkerState, WorkerView
+
+log = logging.getLogger(__name__)
+
+GENERATION = generation_pb2.DESCRIPTOR.services_by_name["GenerationService"].full_name
+CLUSTER = cluster_pb2.DESCRIPTOR.services_by_name["ClusterService"].full_name
+
+
+class Gateway:
+    """Owns the server, the links to workers, and what this gateway knows of them."""
+
+    def __init__(self, config: GatewayConfig, *, clock: Callable[[], float]) -> None:
+        self._config = config
+        self._clock = clock
+        self._shape = load_shape(config.model, config.dtype)
+        self.dispatcher = Dispatcher(
+            placement_settings(config, self._shape.kv_token_bytes),
+            AdmissionSettings(max_queued=config.max_queued),
+            config.max_attempts,
+            send=self._send,
+            clock=clock,
+        )
+        self._links: dict[str, WorkerLink] = {}
+        self._hellos: dict[str, worker_pb2.WorkerHello] = {}
+        self._changed = asyncio.Condition()
+        self._address = ""
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> str:
+        """Listen; returns host:port. Health is NOT_SERVING until `until_ready` returns. Idempotent.
+
+        Raises:
+            SpecError: the model's tokenizer cannot be read, or the port cannot be used.
+        """
+        if self._address:
+            return self._address
+        config = self._config
+        tokenizer = TextTokenizer.load(config.model)
+        self._server = grpc.aio.server(options=gateway_server_options())
+        self._health = health_aio.HealthServicer()
+        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection((GENERATION, CLUSTER, reflection.SERVICE_NAME), self._server)
+        generation = GenerationService(config, self._shape, tokenizer, self.dispatcher)
+        add_safe(generation_pb2_grpc.add_GenerationServiceServicer_to_server, generation, self._server)
+        add_safe(cluster_pb2_grpc.add_ClusterServiceServicer_to_server, ClusterService(self.status), self._server)
+        try:
+            port = self._server.add_insecure_port(f"{config.host}:{config.grpc_port}")
+        except RuntimeError:
+            port = 0
+        if not port:
+            raise SpecError(f"gateway.grpc_port: {config.host}:{config.grpc_port} cannot be used")
+        await self._server.start()
+        self._address = f"{config.host}:{port}"
+        self._spawn(self._tick())
+        return self._address
+
+    async def until_ready(self, num_workers: int) -> None:
+        """Return when so many workers said hello; from then on this gateway serves."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: len(self._hellos) >= num_workers)
+        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+
+    async def stop(self) -> None:
+        """Refuse new requests, end the streams, hang up. Idempotent."""
+        if not self._address:
+            return
+        self._address = ""
+        await self._health.enter_graceful_shutdown()
+        await self._server.stop(grace=0.5)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, *(link.close() for link in self._links.values()), return_exceptions=True)
+        self._links.clear()
+
+    async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
+        for service in ("", GENERATION, CLUSTER):
+            await self._health.set(service, status)
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(1.0)
+            self.dispatcher.tick()
+
+    def _spawn(self, work: "asyncio._CoroutineLike[None]") -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._task_ended)
+
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a task of the gateway failed", exc_info=error)
+
+    # --- workers --------------------------------------------------------------------------------------------------
+
+    def set_workers(self, addresses: list[WorkerAddress]) -> None:
+        """Connect to workers not known yet, and hang up on those that are no longer members."""
+        wanted = {address.worker_id: address for address in addresses}
+        for worker_id, link in list(self._links.items()):
+            if wanted.get(worker_id) != link.address:
+                self._drop(worker_id)
+                self._spawn(link.close())
+        for worker_id, address in wanted.items():
+            if worker_id not in self._links:
+                self._links[worker_id] = WorkerLink(
+                    address,
+                    self._config.gateway_id,
+                    self._config.cluster_secret,
+                    on_hello=self._greeted,
+                    on_step=self.dispatcher.stepped,
+                    on_lost=self._lost,
+                )
+
+    def _send(self, worker_id: str, message: worker_pb2.GatewayMessage) -> None:
+        link = self._links.get(worker_id)
+        if link is not None:
+            link.send(message)
+
+    def _greeted(self, hello: worker_pb2.WorkerHello) -> None:
+        address = self._links[hello.address.worker_id].address
+        view = WorkerView(
+            worker_id=address.worker_id,
+            incarnation=hello.address.incarnation,
+            role=Role(hello.role),
+            total_blocks=hello.total_blocks,
+            block_tokens=hello.block_tokens,
+        )
+        self._hellos[address.worker_id] = hello
+        self.dispatcher.table.join(view, self._clock())
+        self.dispatcher.joined(address)
+        self._spawn(self._announce())
+
+    async def _announce(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+    def _lost(self, address: WorkerAddress, reason: str) -> None:
+        link = self._links.get(address.worker_id)
+        if link is not None and link.address == address:
+            log.warning("lost %s: %s", address.worker_id, reason)
+            self._drop(address.worker_id)
+
+    def _drop(self, worker_id: str) -> None:
+        del self._links[worker_id]
+        if self._hellos.pop(worker_id, None) is not None:
+            self.dispatcher.lost(worker_id)
+
+    # --- status ---------------------------------------------------------------------------------------------------
+
+    def status(self) -> cluster_pb2.GetStatusResponse:
+        """What this gateway knows of the cluster."""
+        ledger = self.dispatcher.ledger
+        return cluster_pb2.GetStatusResponse(
+            name=self._config.cluster,
+            model=self._config.model_id,
+            workers=[self._worker_status(worker) for worker in self.dispatcher.table.workers()],
+            gateways=[gateway_status(self._address)],
+            queued_requests=self.dispatcher.num_queued,
+            running_requests=ledger.num_dispatched,
+        )
+
+    def _worker_status(self, worker: WorkerView) -> cluster_pb2.WorkerStatus:
+        hello = self._hellos.get(worker.worker_id, worker_pb2.WorkerHello())
+        load = worker.load
+        is_fresh = worker.state is not WorkerState.LOST and not load.version
+        return cluster_pb2.WorkerStatus(
+            id=worker.worker_id,
+            role=str(worker.role),
+            pid=hello.pid,
+            node=hello.node,
+            state=str(worker.state),
+            free_blocks=worker.total_blocks if is_fresh else load.free_blocks,
+            total_blocks=worker.total_blocks,
+            running=load.running,
+            waiting=load.waiting_prefills + load.reservations,
+            parked_blocks=load.parked_blocks,
+            cause=load.cause,
+            link=hello.link,
+        )
+
+
+def placement_settings(config: GatewayConfig, kv_token_bytes: int) -> PlacementSettings:
+    """The router's knobs as the launcher passed them on."""
+    return PlacementSettings(
+        policy=Policy(config.policy),
+        disaggregate=Disaggregate(config.disaggregate),
+        on_prefill_loss=OnPrefillLoss(config.on_prefill_loss),
+        latency=LatencyModel(kv_token_bytes=kv_token_bytes, chunk_tokens=config.chunk_tokens),
+    )

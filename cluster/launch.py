@@ -1,0 +1,122 @@
+"""From a cluster YAML to what each process is told when it starts.
+
+Knows the shape of a cluster, not Ray: the controller performs a LaunchPlan.
+"""
+
+import os
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from twinpool.core.messages import Goal, WorkerConfig
+from twinpool.core.spec import ClusterSpec, check_against_model
+from twinpool.core.spec_file import read_cluster
+from twinpool.model.shape import load_shape
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayConfig:
+    """All that a gateway's process needs to know to start."""
+
+    gateway_id: str
+    cluster: str
+    host: str
+    grpc_port: int
+    model: str
+    model_id: str
+    max_model_len: int
+    dtype: str
+    goals: dict[str, Goal]
+    priorities: dict[str, int]
+    policy: str
+    disaggregate: str
+    on_prefill_loss: str
+    max_queued: int
+    max_attempts: int
+    chunk_tokens: int
+    cluster_secret: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchPlan:
+    """Every process of a cluster, and where its Ray is."""
+
+    name: str
+    workers: tuple[WorkerConfig, ...]
+    gateways: tuple[GatewayConfig, ...]
+    ray_address: str
+    object_store_bytes: int
+
+
+def plan_launch(spec_path: Path) -> LaunchPlan:
+    """Say which processes make the cluster up.
+
+    Raises:
+        SpecError: the YAML is wrong, or the model cannot be read or does not fit what the YAML says.
+    """
+    file = read_cluster(spec_path)
+    spec = file.spec
+    shape = load_shape(spec.model.path, spec.model.dtype)
+    file.refuse(
+        check_against_model(
+            spec, kv_token_bytes=shape.kv_token_bytes, max_position_embeddings=shape.max_position_embeddings
+        )
+    )
+    secret = secrets.token_hex(16)
+    return LaunchPlan(
+        name=spec.name,
+        workers=tuple(_worker_configs(spec, secret)),
+        gateways=tuple(_gateway_config(spec, index, secret) for index in range(spec.gateway.replicas)),
+        ray_address=spec.ray.address,
+        object_store_bytes=spec.ray.object_store,
+    )
+
+
+def _worker_configs(spec: ClusterSpec, secret: str) -> Iterator[WorkerConfig]:
+    num_workers = sum(pool.workers for pool in spec.pools.by_role().values())
+    shared_threads = max(1, (os.cpu_count() or 1) // num_workers)
+    for role, pool in spec.pools.by_role().items():
+        for index in range(pool.workers):
+            yield WorkerConfig(
+                worker_id=f"{role}-{index}",
+                role=role,
+                model=spec.model.path,
+                max_model_len=spec.model.max_model_len,
+                kv_bytes=spec.kv.memory,
+                block_tokens=spec.kv.block_tokens,
+                dtype=spec.model.dtype,
+                prefix_cache=spec.kv.prefix_cache,
+                parked_share=spec.kv.parked_share,
+                chunk_tokens=spec.batching.chunk_tokens,
+                max_running=spec.batching.max_running,
+                link=spec.transfer.link,
+                codec=spec.transfer.codec,
+                digest=spec.transfer.digest,
+                interface=spec.transfer.interface,
+                threads=shared_threads if pool.threads == "auto" else pool.threads,
+                cluster_secret=secret,
+            )
+
+
+def _gateway_config(spec: ClusterSpec, index: int, secret: str) -> GatewayConfig:
+    first_port = spec.gateway.grpc_port
+    return GatewayConfig(
+        gateway_id=f"gateway-{index}",
+        cluster=spec.name,
+        host=spec.gateway.host,
+        grpc_port=first_port + index if first_port else 0,
+        model=spec.model.path,
+        model_id=Path(spec.model.path).name,
+        max_model_len=spec.model.max_model_len,
+        dtype=spec.model.dtype,
+        goals={name: goal.goal for name, goal in spec.goals.items()},
+        priorities={name: goal.priority_rank for name, goal in spec.goals.items()},
+        policy=spec.router.policy,
+        disaggregate=spec.router.disaggregate,
+        on_prefill_loss=spec.router.on_prefill_loss,
+        max_queued=spec.router.max_queued,
+        max_attempts=spec.router.max_attempts,
+        chunk_tokens=spec.batching.chunk_tokens,
+        cluster_secret=secret,
+    )

@@ -1,0 +1,42 @@
+"""A whole cluster in one process and one event loop: for tests, and for trying things out without Ray.
+
+The same workers, gateways, gRPC and links as in production; only the processes are missing.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+from twinpool.cluster.gateway import Gateway
+from twinpool.cluster.launch import GatewayConfig
+from twinpool.cluster.worker import Worker
+from twinpool.core.messages import WorkerAddress, WorkerConfig
+
+
+class LocalHost:
+    """See controller.Host."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self.workers: dict[str, Worker] = {}
+        self.gateways: dict[str, Gateway] = {}
+
+    async def start_worker(self, config: WorkerConfig) -> WorkerAddress:
+        worker = self.workers[config.worker_id] = Worker(config, clock=self._clock)
+        return await worker.start()
+
+    async def worker_closed(self, worker_id: str) -> str:
+        return await self.workers[worker_id].until_closed()
+
+    async def start_gateway(self, config: GatewayConfig) -> str:
+        gateway = self.gateways[config.gateway_id] = Gateway(config, clock=self._clock)
+        return await gateway.start()
+
+    async def set_workers(self, gateway_id: str, addresses: list[WorkerAddress]) -> None:
+        self.gateways[gateway_id].set_workers(addresses)
+
+    async def until_ready(self, gateway_id: str, num_workers: int) -> None:
+        await self.gateways[gateway_id].until_ready(num_workers)
+
+    async def stop(self) -> None:
+        await asyncio.gather(*(gateway.stop() for gateway in self.gateways.values()))
+        await asyncio.gather(*(worker.stop() for worker in self.workers.values()))

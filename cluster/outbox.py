@@ -1,0 +1,81 @@
+"""What a worker has to say to one gateway: one message at a time, however many steps it took to be read.
+
+A gateway that reads slowly gets fewer, larger messages; nothing is dropped and nothing waits for it.
+"""
+
+import asyncio
+
+from twinpool.cluster.engine import Load
+from twinpool.core.messages import FailureKind
+from twinpool.model.sequence import Key, Token
+from twinpool.protos.convert import failure_kind_to_proto, finish_reason_to_proto
+from twinpool.protos.twinpool.v1 import worker_pb2 as pb
+
+
+class Outbox:
+    """Collects deltas, failures and the newest view until the stream's writer takes them. Control thread only."""
+
+    def __init__(self) -> None:
+        self._pending = pb.StepOutput()
+        self._has_news = asyncio.Event()
+
+    def add_token(self, token: Token) -> None:
+        self._pending.deltas.append(_delta(token))
+        self._has_news.set()
+
+    def add_failure(self, key: Key, kind: FailureKind, reason: str) -> None:
+        failure = pb.Failure(
+            request_id=key.request_id, epoch=key.epoch, kind=failure_kind_to_proto(kind), reason=reason
+        )
+        self._pending.failures.append(failure)
+        self._has_news.set()
+
+    def set_view(self, view: pb.WorkerView) -> None:
+        self._pending.view.CopyFrom(view)
+        self._has_news.set()
+
+    async def take(self) -> pb.StepOutput:
+        """Wait until there is something to say, and take all of it."""
+        await self._has_news.wait()
+        self._has_news.clear()
+        taken, self._pending = self._pending, pb.StepOutput()
+        return taken
+
+
+def view_of(load: Load, version: int) -> pb.WorkerView:
+    """An engine's load as it travels."""
+    return pb.WorkerView(
+        version=version,
+        free_blocks=load.free_blocks,
+        running=load.running,
+        context_tokens=load.context_tokens,
+        waiting_prefills=load.waiting_prefills,
+        waiting_prefill_tokens=load.waiting_prefill_tokens,
+        reservations=load.reservations,
+        reserved_blocks=load.reserved_blocks,
+        parked_blocks=load.parked_blocks,
+        peak_blocks=load.peak_blocks,
+        cause=load.cause,
+    )
+
+
+def _delta(token: Token) -> pb.Delta:
+    delta = pb.Delta(
+        request_id=token.key.request_id,
+        epoch=token.key.epoch,
+        index=token.index,
+        token_ids=(token.token_id,),
+        finish_reason=finish_reason_to_proto(token.finish),
+    )
+    if token.prefill_s is not None:
+        timing = pb.PrefillTiming(queue_s=token.queue_s, prefill_s=token.prefill_s, cached_tokens=token.cached_tokens)
+        delta.prefill.CopyFrom(timing)
+    if (arrival := token.handoff) is not None:
+        handoff = pb.HandoffTiming(
+            handoff_s=arrival.handoff_s,
+            wire_s=arrival.wire_s,
+            exposed_s=arrival.exposed_s,
+            kv_bytes=arrival.kv_bytes,
+        )
+        delta.handoff.CopyFrom(handoff)
+    return delta

@@ -1,0 +1,75 @@
+"""What the command line prints of a cluster and of requests: plain values for --json, tables for people."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from twinpool.client.results import ClusterStatus, GenerationResult, Timings
+
+Values = dict[str, Any]
+
+
+def status_as_dict(status: ClusterStatus) -> Values:
+    """The stable keys of `twinpool status --json`."""
+    values = asdict(status)
+    for gateway in values["gateways"]:
+        gateway["http"] = gateway["http"] or None
+    return values
+
+
+def print_status(status: Values) -> None:
+    """The same as tables."""
+    console = Console(highlight=False)
+    console.print(
+        f"{status['name']}: model {status['model']}, {status['running_requests']} running, {status['queued_requests']} queued"
+    )
+    table = Table("worker", "role", "pid", "node", "state", "free blocks", "running", "waiting", "link", box=None)
+    for worker in status["workers"]:
+        blocks = f"{worker['free_blocks']}/{worker['total_blocks']}"
+        row = [worker["id"], worker["role"], worker["pid"], worker["node"], worker["state"], blocks]
+        table.add_row(*(str(cell) for cell in (*row, worker["running"], worker["waiting"], worker["link"])))
+    console.print(table)
+    for worker in status["workers"]:
+        if worker["cause"]:
+            console.print(f"{worker['id']}: {worker['cause']}")
+    for gateway in status["gateways"]:
+        console.print(f"gateway {gateway['grpc']} (pid {gateway['pid']})")
+
+
+def result_as_dict(result: GenerationResult) -> Values:
+    """The stable keys of `twinpool generate --json`."""
+    return asdict(result)
+
+
+def print_timings(results: Sequence[GenerationResult]) -> None:
+    """One row for each request: where it ran, and where its time went."""
+    table = Table(
+        *("#", "prefilled on", "decoded on", "prompt", "new", "queue ms", "prefill ms", "handoff ms"),
+        *("TTFT ms", "TPOT ms", "KV moved", "transfer hidden"),
+        box=None,
+        header_style="bold",
+    )
+    for number, result in enumerate(results, start=1):
+        timings, usage = result.timings, result.usage
+        table.add_row(
+            str(number),
+            timings.prefill_worker,
+            timings.decode_worker,
+            str(usage.prompt_tokens),
+            str(usage.completion_tokens),
+            *(f"{seconds * 1e3:.1f}" for seconds in (timings.queue_s, timings.prefill_s, timings.handoff_s)),
+            *(f"{seconds * 1e3:.1f}" for seconds in (timings.ttft_s, timings.tpot_s)),
+            f"{timings.kv_bytes / 1024:.0f} KiB",
+            hidden_share(timings),
+        )
+    Console(highlight=False, width=140).print(table)
+
+
+def hidden_share(timings: Timings) -> str:
+    """The part of the wire time that passed while the prompt was still being computed."""
+    if timings.wire_s <= 0:
+        return "-"
+    return f"{1 - timings.exposed_s / timings.wire_s:.0%}"

@@ -1,0 +1,153 @@
+"""The process behind one cluster: owns the local Ray, the state file and the controller, until it is told to end.
+
+`twinpool up` runs it, detached as ``python -m twinpool.cluster.supervisor`` or in the foreground. Knows no request.
+"""
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from twinpool.cluster.launch import LaunchPlan, plan_launch
+from twinpool.cluster.state import ClusterState, StateFolder
+from twinpool.core.errors import SpecError, TwinpoolError
+
+log = logging.getLogger(__name__)
+
+OnReady = Callable[[ClusterState], None]
+
+
+def supervise(spec_path: Path, folder: StateFolder, on_ready: OnReady) -> None:
+    """Bring the cluster up, call ``on_ready``, and take it down again on SIGTERM or SIGINT.
+
+    Raises:
+        SpecError: it cannot start as described. Nothing is left running.
+    """
+    plan = plan_launch(spec_path)
+    with folder.lock(plan.name):
+        _check_ports_are_free(plan)
+        _connect_ray(plan)
+        try:
+            asyncio.run(_run(str(spec_path.resolve()), plan, folder, on_ready))
+        finally:
+            _disconnect_ray()
+
+
+async def _run(spec_path: str, plan: LaunchPlan, folder: StateFolder, on_ready: OnReady) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    controller = _controller(plan)
+    try:
+        addresses = await _unless(stop, controller.start.remote())
+        if addresses is None:
+            return
+        state = ClusterState(plan.name, os.getpid(), tuple(addresses), _ray_address(), spec_path)
+        folder.write(state)
+        on_ready(state)
+        while not stop.is_set():
+            await _unless(stop, _controller_lost(controller))
+            if not stop.is_set():
+                controller = _controller(plan)
+                await _unless(stop, controller.start.remote())
+    finally:
+        await asyncio.wait_for(controller.stop.remote(), timeout=30)
+
+
+async def _unless(stop: asyncio.Event, work: Any) -> Any:
+    """The result of ``work``, or None when told to stop before it is there."""
+    stopped = asyncio.ensure_future(stop.wait())
+    future = asyncio.ensure_future(work)
+    await asyncio.wait((stopped, future), return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    return await future if future.done() else None
+
+
+async def _controller_lost(controller: Any) -> None:
+    from ray.exceptions import RayActorError
+
+    try:
+        await controller.until_closed.remote()
+    except RayActorError as error:
+        log.warning("the controller is gone (%s); starting another", str(error).splitlines()[0])
+
+
+def _controller(plan: LaunchPlan) -> Any:
+    from twinpool.cluster.actors import OPTIONS
+    from twinpool.cluster.controller_actor import make_controller
+
+    return make_controller(plan, OPTIONS)
+
+
+def _check_ports_are_free(plan: LaunchPlan) -> None:
+    for gateway in plan.gateways:
+        if not gateway.grpc_port:
+            continue
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((gateway.host, gateway.grpc_port))
+            except OSError as error:
+                where = f"gateway.grpc_port: {gateway.host}:{gateway.grpc_port}"
+                raise SpecError(f"{where} cannot be used: {error.strerror}") from None
+
+
+def _connect_ray(plan: LaunchPlan) -> None:
+    import ray
+
+    from twinpool.cluster.actors import NAMESPACE
+
+    common: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False, "configure_logging": False}
+    if plan.ray_address == "local":
+        ray.init(address="local", include_dashboard=False, object_store_memory=plan.object_store_bytes, **common)
+        return
+    try:
+        ray.init(address=plan.ray_address, **common)
+    except (ConnectionError, RuntimeError) as error:
+        raise SpecError(f"ray.address: no Ray at {plan.ray_address!r}: {str(error).splitlines()[0]}") from None
+
+
+def _disconnect_ray() -> None:
+    import ray
+
+    ray.shutdown()
+
+
+def _ray_address() -> str:
+    import ray
+
+    return str(ray.get_runtime_context().gcs_address)
+
+
+def main() -> int:
+    """Run detached; tell the starter by one JSON line whether the cluster serves."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("spec", type=Path)
+    parser.add_argument("--state-dir", type=Path, required=True)
+    parser.add_argument("--ready-fd", type=int, required=True)
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+    def report(**fields: object) -> None:
+        with os.fdopen(arguments.ready_fd, "w") as pipe:
+            pipe.write(json.dumps(fields) + "\n")
+
+    try:
+        supervise(arguments.spec, StateFolder(arguments.state_dir), lambda state: report(ok=True, grpc=state.grpc))
+    except TwinpoolError as error:
+        log.error("%s", error)
+        report(ok=False, error=str(error), is_spec=isinstance(error, SpecError))
+        return 2 if isinstance(error, SpecError) else 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

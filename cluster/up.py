@@ -1,0 +1,90 @@
+"""Starts and ends a cluster's supervisor from the command line; the supervisor does the rest."""
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from twinpool.cluster.launch import plan_launch
+from twinpool.cluster.state import ClusterState, StateFolder
+from twinpool.core.errors import Internal, SpecError, TwinpoolError
+
+START_TIMEOUT_S = 600.0  # large models load for minutes
+DOWN_TIMEOUT_S = 30.0
+
+
+def run_in_foreground(spec_path: Path, folder: StateFolder, on_ready: Callable[[ClusterState], None]) -> None:
+    """Serve until SIGINT or SIGTERM. Raises SpecError, with nothing left running, if it cannot start."""
+    from twinpool.cluster.supervisor import supervise
+
+    supervise(spec_path, folder, on_ready)
+
+
+def run_detached(spec_path: Path, folder: StateFolder) -> ClusterState:
+    """Leave a supervisor behind, and return once its cluster serves.
+
+    Raises:
+        SpecError: the cluster cannot start as described; Internal: it failed otherwise. Nothing is left running.
+    """
+    plan = plan_launch(spec_path)  # the cheap problems are told before anything starts
+    if folder.is_running(plan.name):
+        raise SpecError(f"a cluster named {plan.name!r} is already up; `twinpool down {plan.name}` ends it")
+    read_end, write_end = os.pipe()
+    log_path = folder.log_path(plan.name)
+    command = [sys.executable, "-m", "twinpool.cluster.supervisor", str(spec_path.absolute())]
+    command += ["--state-dir", str(folder.path), "--ready-fd", str(write_end)]
+    with log_path.open("w") as log_file:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log_file,
+            stderr=log_file,
+            pass_fds=(write_end,),
+            start_new_session=True,
+            cwd="/",
+        )
+    os.close(write_end)
+    try:
+        _await_ready(read_end, log_path)
+    except BaseException:
+        process.terminate()  # it takes down what it started
+        process.wait(DOWN_TIMEOUT_S)
+        raise
+    finally:
+        os.close(read_end)
+    state = folder.read(plan.name)
+    if state is None:
+        raise Internal(f"{plan.name} ended as soon as it was up; its log: {log_path}")
+    return state
+
+
+def _await_ready(read_end: int, log_path: Path) -> None:
+    readable, _, _ = select.select([read_end], [], [], START_TIMEOUT_S)
+    line = os.read(read_end, 65_536).decode() if readable else ""
+    if not line:
+        what = "ended before it was ready" if readable else f"was not ready after {START_TIMEOUT_S:g} s"
+        raise Internal(f"the supervisor {what}; its log: {log_path}")
+    answer = json.loads(line)
+    if not answer["ok"]:
+        error: TwinpoolError = SpecError(answer["error"]) if answer["is_spec"] else Internal(answer["error"])
+        raise error
+
+
+def take_down(state: ClusterState, folder: StateFolder) -> None:
+    """End the supervisor of a running cluster and wait until all it owned is gone.
+
+    Raises:
+        Internal: it did not end in time, and was killed.
+    """
+    os.kill(state.supervisor_pid, signal.SIGTERM)
+    deadline = time.monotonic() + DOWN_TIMEOUT_S
+    while folder.is_running(state.name):
+        if time.monotonic() > deadline:
+            os.kill(state.supervisor_pid, signal.SIGKILL)
+            raise Internal(f"{state.name} did not end within {DOWN_TIMEOUT_S:g} s and was killed")
+        time.sleep(0.05)

@@ -1,0 +1,334 @@
+"""One worker: an engine thread that computes and a control thread that talks, joined by two one-way bridges.
+
+Control thread (asyncio): gRPC, handoffs, who asked for what. Engine thread: everything else. Knows nothing of Ray.
+"""
+
+import asyncio
+import logging
+import os
+import secrets
+import socket
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import grpc
+
+from twinpool.cluster.engine import Destination, Engine, Load
+from twinpool.cluster.grpc_options import worker_server_options
+from twinpool.cluster.grpc_safe import add_safe
+from twinpool.cluster.outbox import Outbox, view_of
+from twinpool.cluster.worker_service import WorkerService
+from twinpool.core.messages import FailureKind, Request, WorkerAddress, WorkerConfig
+from twinpool.decode_worker.service import Sealed
+from twinpool.kv_transfer.endpoint import TransferEndpoint
+from twinpool.kv_transfer.handoff import Seal
+from twinpool.kv_transfer.plan import Span
+from twinpool.model.load import load_runner
+from twinpool.model.sequence import Key, Sequence, Token
+from twinpool.protos.convert import address_from_proto, address_to_proto, request_from_proto
+from twinpool.protos.twinpool.v1 import worker_pb2 as pb
+from twinpool.protos.twinpool.v1 import worker_pb2_grpc
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One attempt of a request that this worker has a part in."""
+
+    gateway_id: str
+    request: Request
+    peer: WorkerAddress | None = None  # the target of a source, the source of a target
+
+
+class Worker:
+    """Owns the attempts under way and where their gateways listen. Every method runs on the control thread."""
+
+    def __init__(self, config: WorkerConfig, *, clock: Callable[[], float]) -> None:
+        self._config = config
+        self._clock = clock
+        self._incarnation = secrets.token_hex(8)
+        self._outboxes: dict[str, Outbox] = {}
+        self._attempts: dict[Key, Attempt] = {}
+        self._sources: dict[str, Key] = {}  # the attempt under which a request's KV is sent from here
+        self._view = pb.WorkerView()
+        self._address: WorkerAddress | None = None
+        self._closed: asyncio.Future[str] | None = None
+
+    # --- life -----------------------------------------------------------------------------------------------------
+
+    async def start(self) -> WorkerAddress:
+        """Load the model, then listen; returns the address that gateways and peers are told. Idempotent.
+
+        Raises:
+            SpecError: the model cannot be served as configured.
+        """
+        if self._address is not None:
+            return self._address
+        config, loop = self._config, asyncio.get_running_loop()
+        self._closed = loop.create_future()
+        self._runner = await asyncio.to_thread(load_runner, config)
+        self._engine = Engine(config, self._runner, _Bridge(self, loop), self._clock)
+        self._server = grpc.aio.server(options=worker_server_options())
+        service = WorkerService(self, config.cluster_secret)
+        add_safe(worker_pb2_grpc.add_WorkerServiceServicer_to_server, service, self._server)
+        port = self._server.add_insecure_port(f"{config.interface}:0")
+        self._address = WorkerAddress(config.worker_id, self._incarnation, f"{config.interface}:{port}")
+        self._endpoint = TransferEndpoint(
+            self._address,
+            self._runner.cache,
+            self,
+            link=config.link,
+            digest=config.digest,
+            interface=config.interface,
+            cluster_secret=config.cluster_secret,
+            clock=self._clock,
+        )
+        await self._server.start()
+        self._engine.start()
+        return self._address
+
+    async def until_closed(self) -> str:
+        """Return once this worker can serve no more, with the reason."""
+        assert self._closed is not None
+        return await asyncio.shield(self._closed)
+
+    async def stop(self) -> None:
+        """End the server, the links and the engine. Idempotent."""
+        if self._address is None:
+            return
+        self._address = None
+        await self._server.stop(grace=0.2)
+        await self._endpoint.close()
+        await asyncio.to_thread(self._engine.stop)
+        self._close("stopped")
+
+    def _close(self, reason: str) -> None:
+        if self._closed is not None and not self._closed.done():
+            self._closed.set_result(reason)
+
+    # --- orders (worker_service.Orders) ---------------------------------------------------------------------------
+
+    def hello(self) -> pb.WorkerHello:
+        assert self._address is not None
+        layout = self._runner.cache.layout
+        return pb.WorkerHello(
+            address=address_to_proto(self._address),
+            role=str(self._config.role),
+            pid=os.getpid(),
+            node=socket.gethostname(),
+            total_blocks=self._runner.cache.num_blocks,
+            block_tokens=layout.block_tokens,
+            link=self._endpoint.link_description,
+            model=layout.model,
+        )
+
+    def attached(self, gateway_id: str) -> Outbox:
+        self._outboxes[gateway_id] = outbox = Outbox()
+        if self._view.version:
+            outbox.set_view(self._view)
+        return outbox
+
+    def detached(self, gateway_id: str, outbox: Outbox) -> None:
+        """The gateway is gone: nobody wants its requests. A newer stream of the same gateway is left alone."""
+        if self._outboxes.get(gateway_id) is not outbox:
+            return
+        del self._outboxes[gateway_id]
+        for key in [key for key, attempt in self._attempts.items() if attempt.gateway_id == gateway_id]:
+            self._cancel(key, "the gateway is gone")
+
+    def prefill(self, gateway_id: str, order: pb.PrefillOrder) -> None:
+        request = request_from_proto(order.request)
+        target = address_from_proto(order.target) if order.HasField("target") else None
+        if target is not None and self._retarget(request, target):
+            return
+        if (old := self._sources.get(request.request_id)) is not None:
+            self._cancel(old, "a newer attempt replaces it")
+        key = self._admit(gateway_id, request, target)
+        if target is not None:
+            self._sources[request.request_id] = key
+            destination = Destination.HANDOFF
+        else:
+            destination = Destination.LOCAL if request.max_new_tokens > 1 else Destination.NOWHERE
+        sequence = self._sequence(gateway_id, request)
+        self._engine.post(partial(self._engine.submit, sequence, destination))
+
+    def _retarget(self, request: Request, target: WorkerAddress) -> bool:
+        """Send KV that is here already to another target, if this order is about such KV."""
+        old = self._sources.get(request.request_id)
+        if old is None or self._attempts[old].request.token_ids != request.token_ids:
+            return False
+        if not self._endpoint.retarget(request.request_id, request.epoch, target):
+            return False
+        attempt = self._attempts.pop(old)
+        key = Key(request.request_id, request.epoch)
+        self._attempts[key] = Attempt(attempt.gateway_id, request, target)
+        self._sources[request.request_id] = key
+        self._engine.post(partial(self._engine.renew, old, request.epoch))
+        return True
+
+    def reserve(self, gateway_id: str, order: pb.ReserveOrder) -> None:
+        request, source = request_from_proto(order.request), address_from_proto(order.source)
+        self._admit(gateway_id, request, source)
+        self._endpoint.reserve(request.request_id, request.epoch, len(request.token_ids), source)
+
+    def cancel(self, gateway_id: str, request_id: str) -> None:
+        for key, attempt in list(self._attempts.items()):
+            if key.request_id == request_id and attempt.gateway_id == gateway_id:
+                self._cancel(key, "cancelled by the gateway")
+
+    def serve_pair(self, requests: AsyncIterator[pb.PeerMessage], context: Any) -> AsyncIterator[pb.PeerMessage]:
+        return self._endpoint.serve_pair(requests, context)
+
+    def _admit(self, gateway_id: str, request: Request, peer: WorkerAddress | None) -> Key:
+        key = Key(request.request_id, request.epoch)
+        self._attempts[key] = Attempt(gateway_id, request, peer)
+        return key
+
+    def _sequence(self, gateway_id: str, request: Request) -> Sequence:
+        return Sequence(request, gateway_id, self._clock() - request.age_s, list(request.token_ids))
+
+    def _cancel(self, key: Key, reason: str) -> None:
+        self._forget(key)
+        self._endpoint.cancel(key.request_id, key.epoch, reason)
+        self._engine.post(partial(self._engine.cancel, key))
+
+    def _forget(self, key: Key) -> Attempt | None:
+        if self._sources.get(key.request_id) == key:
+            del self._sources[key.request_id]
+        return self._attempts.pop(key, None)
+
+    # --- what handoffs ask (endpoint.EngineSide) ------------------------------------------------------------------
+
+    def bind_blocks(self, request_id: str, epoch: int) -> None:
+        attempt = self._attempts.get(Key(request_id, epoch))
+        if attempt is not None:
+            sequence = self._sequence(attempt.gateway_id, attempt.request)
+            self._engine.post(partial(self._engine.want, sequence))
+
+    def granted(self, request_id: str, epoch: int) -> None:
+        self._engine.post(partial(self._engine.granted, Key(request_id, epoch)))
+
+    def adopt(self, request_id: str, epoch: int, seal: Seal) -> None:
+        sealed = Sealed(
+            first_token=seal.first_token,
+            since_computed_s=seal.since_computed_s,
+            wire_s=seal.wire_s,
+            exposed_s=seal.exposed_s,
+            kv_bytes=seal.kv_bytes,
+            heard_s=self._clock(),
+        )
+        self._engine.post(partial(self._engine.adopt, Key(request_id, epoch), sealed))
+
+    def release_source(self, request_id: str, epoch: int) -> None:
+        key = Key(request_id, epoch)
+        self._forget(key)
+        self._engine.post(partial(self._engine.release_source, key))
+
+    def release_target(self, request_id: str, epoch: int) -> None:
+        key = Key(request_id, epoch)
+        self._forget(key)
+        self._engine.post(partial(self._engine.release_target, key))
+
+    def parked(self, request_id: str, epoch: int, reason: str) -> None:
+        key = Key(request_id, epoch)
+        self._engine.post(partial(self._engine.ungranted, key))
+        self._tell_failure(key, FailureKind.TRANSFER_FAILED, reason)
+
+    def failed(self, request_id: str, epoch: int, kind: FailureKind, reason: str) -> None:
+        self._tell_failure(Key(request_id, epoch), kind, reason)
+
+    def _tell_failure(self, key: Key, kind: FailureKind, reason: str) -> None:
+        attempt = self._attempts.get(key)
+        outbox = self._outboxes.get(attempt.gateway_id) if attempt is not None else None
+        if outbox is not None:
+            outbox.add_failure(key, kind, reason)
+
+    # --- what the engine reports (hopped over by _Bridge) ---------------------------------------------------------
+
+    def begin_source(self, key: Key, num_tokens: int, block_ids: list[int]) -> None:
+        attempt = self._attempts.get(key)
+        if attempt is None or attempt.peer is None:  # cancelled meanwhile
+            self._engine.post(partial(self._engine.release_source, key))
+            return
+        self._endpoint.begin_source(key.request_id, key.epoch, num_tokens, block_ids, attempt.peer)
+
+    def group_ready(self, key: Key, span: Span) -> None:
+        self._endpoint.group_ready(key.request_id, key.epoch, span)
+
+    def computed(self, key: Key, first_token: int, at_s: float) -> None:
+        self._endpoint.computed(key.request_id, key.epoch, first_token, at_s)
+
+    def cancel_source(self, key: Key) -> None:
+        self._endpoint.cancel(key.request_id, key.epoch, "the first token ends the answer")
+
+    def demote(self, key: Key) -> None:
+        self._endpoint.demote(key.request_id, key.epoch, "room is needed for running sequences")
+
+    def bound(self, key: Key, block_ids: list[int], skip_blocks: int) -> None:
+        if not self._endpoint.bound(key.request_id, key.epoch, block_ids, skip_blocks):
+            self._engine.post(partial(self._engine.release_target, key))
+
+    def engine_failed(self, key: Key, reason: str) -> None:
+        self._tell_failure(key, FailureKind.INTERNAL, reason)
+        if key not in self._sources.values():
+            self._forget(key)
+
+    def stepped(self, tokens: list[Token], load: Load) -> None:
+        self._view = view_of(load, self._view.version + 1)
+        for token in tokens:
+            outbox = self._outboxes.get(token.gateway_id)
+            if outbox is not None:
+                outbox.add_token(token)
+            if token.finish is not None and token.key not in self._sources.values():
+                self._forget(token.key)
+        for outbox in self._outboxes.values():
+            outbox.set_view(self._view)
+
+    def crashed(self, error: Exception) -> None:
+        """The engine is gone: tell everybody, and let the process be replaced."""
+        for key in list(self._attempts):
+            self._tell_failure(key, FailureKind.INTERNAL, f"{type(error).__name__}: {error}")
+        self._attempts.clear()
+        self._close(f"the engine stopped: {type(error).__name__}: {error}")
+
+
+class _Bridge:
+    """Engine thread to control thread (engine.EngineEvents)."""
+
+    def __init__(self, worker: Worker, loop: asyncio.AbstractEventLoop) -> None:
+        self._worker = worker
+        self._loop = loop
+
+    def _hop(self, call: Callable[..., None], *arguments: object) -> None:
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(call, *arguments)
+
+    def begin_source(self, key: Key, num_tokens: int, block_ids: list[int]) -> None:
+        self._hop(self._worker.begin_source, key, num_tokens, block_ids)
+
+    def group_ready(self, key: Key, span: Span) -> None:
+        self._hop(self._worker.group_ready, key, span)
+
+    def computed(self, key: Key, first_token: int, at_s: float) -> None:
+        self._hop(self._worker.computed, key, first_token, at_s)
+
+    def cancel_source(self, key: Key) -> None:
+        self._hop(self._worker.cancel_source, key)
+
+    def demote(self, key: Key) -> None:
+        self._hop(self._worker.demote, key)
+
+    def bound(self, key: Key, block_ids: list[int], skip_blocks: int) -> None:
+        self._hop(self._worker.bound, key, block_ids, skip_blocks)
+
+    def failed(self, key: Key, reason: str) -> None:
+        self._hop(self._worker.engine_failed, key, reason)
+
+    def stepped(self, tokens: list[Token], load: Load) -> None:
+        self._hop(self._worker.stepped, tokens, load)
+
+    def crashed(self, error: Exception) -> None:
+        self._hop(self._worker.crashed, error)

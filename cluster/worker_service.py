@@ -1,0 +1,94 @@
+"""The gRPC face of a worker: one stream for each gateway, one for each worker that hands KV to it.
+
+Knows who may speak and in what order; what the words do is the worker's business.
+"""
+
+import asyncio
+import hmac
+from collections.abc import AsyncIterator
+from typing import Any, Protocol
+
+import grpc
+
+from twinpool.cluster.outbox import Outbox
+from twinpool.protos.twinpool.v1 import worker_pb2 as pb
+from twinpool.protos.twinpool.v1 import worker_pb2_grpc
+
+SECRET_HEADER = "x-twinpool-cluster"  # the name of a header, not a secret
+
+
+class Orders(Protocol):
+    """What gateways and peers ask of a worker. Called on the control thread; none may block."""
+
+    def hello(self) -> pb.WorkerHello: ...
+    def attached(self, gateway_id: str) -> Outbox: ...
+    def detached(self, gateway_id: str, outbox: Outbox) -> None: ...
+    def prefill(self, gateway_id: str, order: pb.PrefillOrder) -> None: ...
+    def reserve(self, gateway_id: str, order: pb.ReserveOrder) -> None: ...
+    def cancel(self, gateway_id: str, request_id: str) -> None: ...
+    def serve_pair(self, requests: AsyncIterator[pb.PeerMessage], context: Any) -> AsyncIterator[pb.PeerMessage]: ...
+
+
+class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
+    """Checks the cluster's secret, then passes messages on."""
+
+    def __init__(self, orders: Orders, cluster_secret: str) -> None:
+        self._orders = orders
+        self._secret = cluster_secret
+
+    async def Attach(  # noqa: N802 - named by the protocol
+        self, requests: AsyncIterator[pb.GatewayMessage], context: Any
+    ) -> AsyncIterator[pb.WorkerMessage]:
+        await self._check_secret(context)
+        gateway_id = await self._read_hello(requests, context)
+        outbox = self._orders.attached(gateway_id)
+        reader = asyncio.create_task(self._read(gateway_id, requests))
+        try:
+            yield pb.WorkerMessage(hello=self._orders.hello())
+            while not reader.done():
+                output = await _first_of(outbox, reader)
+                if output is not None:
+                    yield pb.WorkerMessage(step=output)
+            reader.result()
+        finally:
+            reader.cancel()
+            self._orders.detached(gateway_id, outbox)
+
+    async def _read_hello(self, requests: AsyncIterator[pb.GatewayMessage], context: Any) -> str:
+        async for message in requests:
+            if message.WhichOneof("kind") == "hello":
+                return message.hello.gateway_id
+            break
+        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first message must be hello")
+        raise AssertionError("abort raises")
+
+    async def _read(self, gateway_id: str, requests: AsyncIterator[pb.GatewayMessage]) -> None:
+        async for message in requests:
+            match message.WhichOneof("kind"):
+                case "prefill":
+                    self._orders.prefill(gateway_id, message.prefill)
+                case "reserve":
+                    self._orders.reserve(gateway_id, message.reserve)
+                case "cancel":
+                    self._orders.cancel(gateway_id, message.cancel.request_id)
+
+    async def Pair(  # noqa: N802 - named by the protocol
+        self, requests: AsyncIterator[pb.PeerMessage], context: Any
+    ) -> AsyncIterator[pb.PeerMessage]:
+        await self._check_secret(context)
+        async for message in self._orders.serve_pair(requests, context):
+            yield message
+
+    async def _check_secret(self, context: Any) -> None:
+        given = dict(context.invocation_metadata()).get(SECRET_HEADER, "")
+        if not hmac.compare_digest(given.encode(), self._secret.encode()):
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "not a member of this cluster")
+
+
+async def _first_of(outbox: Outbox, reader: asyncio.Task[None]) -> pb.StepOutput | None:
+    take = asyncio.create_task(outbox.take())
+    try:
+        await asyncio.wait((take, reader), return_when=asyncio.FIRST_COMPLETED)
+        return take.result() if take.done() else None
+    finally:
+        take.cancel()

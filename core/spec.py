@@ -1,0 +1,255 @@
+"""The cluster YAML as frozen values: every key, its unit, its default and its limits.
+
+Knows no file, no model and no worker; where a key stood in a file is core/spec_file.py's business.
+"""
+
+import math
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from twinpool.core.messages import Goal, Role
+from twinpool.core.spec_fields import (
+    MAX_PORT,
+    Bytes,
+    FalseForNow,
+    IPAddress,
+    Name,
+    OneForNow,
+    Port,
+    PowerOfTwo,
+    Problem,
+    RayAddress,
+    Seconds,
+    Threads,
+    is_loopback,
+    not_yet,
+    refuse,
+)
+
+MAX_WORKERS = 1024
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+
+
+class ModelSpec(_Section):
+    """The model that the cluster serves."""
+
+    path: str = Field(min_length=1, max_length=4096)
+    """Hugging Face directory, relative to this file; or dummy:SHAPE for random weights; or modelled:SHAPE."""
+    max_model_len: int = Field(default=2048, ge=2, le=2**24)
+    """Most tokens of one request, prompt and answer together."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """What weights and KV are kept in; auto is the checkpoint's own."""
+    deterministic: FalseForNow = False
+    """Arithmetic that does not depend on what else is in the batch."""
+
+
+class PoolSpec(_Section):
+    """The workers of one role."""
+
+    workers: int = Field(ge=0, le=MAX_WORKERS)
+    """How many."""
+    tensor_parallel: OneForNow = 1
+    """Ranks that share each layer of one worker."""
+    pipeline_parallel: OneForNow = 1
+    """Ranks that share the layers of one worker."""
+    threads: Threads = "auto"
+    """CPU threads each worker computes with; auto shares the machine's cores among the workers."""
+
+
+class PoolsSpec(_Section):
+    """Workers by role. Requests need workers that prefill and workers that decode; mixed ones do both."""
+
+    prefill: PoolSpec = PoolSpec(workers=0)
+    decode: PoolSpec = PoolSpec(workers=0)
+    mixed: PoolSpec = PoolSpec(workers=0)
+
+    def by_role(self) -> dict[Role, PoolSpec]:
+        """Every pool, empty ones too."""
+        return {Role.PREFILL: self.prefill, Role.DECODE: self.decode, Role.MIXED: self.mixed}
+
+    @model_validator(mode="after")
+    def _can_serve(self) -> Self:
+        if not self.mixed.workers and not (self.prefill.workers and self.decode.workers):
+            what = "cannot serve: need at least one prefill and one decode worker, or one mixed worker"
+            refuse([Problem((), what)])
+        return self
+
+
+class KVSpec(_Section):
+    """The KV memory of each worker."""
+
+    block_tokens: PowerOfTwo = Field(default=16, ge=8, le=256)
+    """Tokens of one block: a power of two from 8 to 256."""
+    memory: Bytes = 256 * 1024**2
+    """Each worker's KV memory: 256MiB, 1GiB, or a number of bytes."""
+    prefix_cache: bool = True
+    """Keep the KV of past prompts for requests that begin alike, until room is needed."""
+    parked_share: float = Field(default=0.3, gt=0, lt=1)
+    """Most of a worker's KV that may wait for a decode worker with room."""
+
+
+class BatchingSpec(_Section):
+    """How much one step of a worker may hold."""
+
+    chunk_tokens: int = Field(default=512, ge=1, le=2**20)
+    """Prompt tokens that one step may compute."""
+    max_running: int = Field(default=256, ge=1, le=2**16)
+    """Sequences that one step may decode."""
+
+
+class TransferSpec(_Section):
+    """How KV moves between workers."""
+
+    link: Annotated[Literal["auto", "gloo"], not_yet("nccl", "cuda_ipc", "shm", "memory", "nixl")] = "auto"
+    """The transport; auto takes the best one that both ends have."""
+    codec: Annotated[Literal["raw"], not_yet("auto", "fp8", "int8", "int4", "int2")] = "raw"
+    """How KV is coded on the link."""
+    digest: bool = True
+    """Check every group of KV bytes on arrival."""
+    interface: IPAddress = "127.0.0.1"
+    """IP address that links listen on. They are not authenticated: it must belong to a private network."""
+
+
+class RouterSpec(_Section):
+    """Where requests go, and how long they may wait."""
+
+    policy: Annotated[Literal["round_robin", "least_loaded", "slo"], not_yet("prefix_aware")] = "slo"
+    """How workers are chosen."""
+    disaggregate: Literal["always", "when_cheaper", "never"] = "when_cheaper"
+    """Whether prefill and decode of one request run on two workers."""
+    on_prefill_loss: Literal["local", "fail"] = "local"
+    """With no prefill worker left: let decode workers prefill, or fail requests."""
+    max_queued: int = Field(default=1024, ge=0, le=2**20)
+    """Requests that may wait at a gateway; beyond it they are refused early."""
+    max_attempts: int = Field(default=3, ge=1, le=100)
+    """How often one request is tried when workers die under it."""
+
+
+class GoalSpec(_Section):
+    """Upper bounds that a class of requests should meet."""
+
+    ttft_s: Seconds
+    """Seconds from arrival to the first token."""
+    tpot_s: Seconds
+    """Mean seconds between later tokens."""
+    priority: Literal["high", "normal", "low"] = "normal"
+    """Who goes first when not all can."""
+
+    @property
+    def goal(self) -> Goal:
+        return Goal(self.ttft_s, self.tpot_s)
+
+    @property
+    def priority_rank(self) -> int:
+        """The priority as requests carry it: smaller goes first, 0 is normal."""
+        return {"high": -1, "normal": 0, "low": 1}[self.priority]
+
+
+class GatewaySpec(_Section):
+    """Where clients connect."""
+
+    host: str = Field(default="127.0.0.1", pattern=r"^[A-Za-z0-9.:_-]{1,253}$")
+    """Address to listen on."""
+    grpc_port: Port = 7070
+    """Port of the gRPC service; 0 takes a free one. More replicas count up from here."""
+    http_port: Port = 8080
+    """Port of the HTTP service; 0 takes a free one. More replicas count up from here."""
+    replicas: int = Field(default=1, ge=1, le=64)
+    """Gateway processes."""
+    insecure_no_auth: bool = False
+    """Listen beyond this machine although nobody is authenticated."""
+
+    @model_validator(mode="after")
+    def _can_listen(self) -> Self:
+        problems = []
+        if not self.insecure_no_auth and not is_loopback(self.host):
+            what = f"{self.host!r} is reachable from other machines and clients are not authenticated; "
+            problems.append(Problem(("host",), what + "set gateway.insecure_no_auth: true to allow it"))
+        for name, port in (("grpc_port", self.grpc_port), ("http_port", self.http_port)):
+            if port + self.replicas - 1 > MAX_PORT:
+                problems.append(Problem((name,), f"{self.replicas} replicas from {port} on pass port {MAX_PORT}"))
+        if self.grpc_port and self.http_port and abs(self.grpc_port - self.http_port) < self.replicas:
+            problems.append(Problem(("http_port",), f"{self.http_port} is taken by grpc_port {self.grpc_port}"))
+        refuse(problems)
+        return self
+
+
+class RaySpec(_Section):
+    """The Ray cluster that places and supervises the workers."""
+
+    address: RayAddress = "local"
+    """local starts one for this cluster; auto or HOST:PORT attaches to one that runs."""
+    object_store: Bytes = Field(default=128 * 1024**2, ge=75 * 1024**2)
+    """Size of the object store of a local Ray, at least 75MiB. Tokens and KV never pass through it."""
+
+
+class ClusterSpec(_Section):
+    """A Twinpool cluster."""
+
+    name: Name
+    """Lower-case letters, digits and hyphens, 40 at most; `twinpool status NAME` finds the cluster by it."""
+    model: ModelSpec
+    pools: PoolsSpec
+    kv: KVSpec = KVSpec()
+    batching: BatchingSpec = BatchingSpec()
+    transfer: TransferSpec = TransferSpec()
+    router: RouterSpec = RouterSpec()
+    goals: dict[Name, GoalSpec] = Field(default_factory=dict, validate_default=True)
+    """Goals by class of request; `default` holds for requests that name none."""
+    gateway: GatewaySpec = GatewaySpec()
+    ray: RaySpec = RaySpec()
+
+    @field_validator("router")
+    @classmethod
+    def _two_sides(cls, router: RouterSpec, info: ValidationInfo) -> RouterSpec:
+        pools = info.data.get("pools")  # absent when it has problems of its own
+        if (
+            pools is not None
+            and router.disaggregate == "always"
+            and not (pools.prefill.workers and pools.decode.workers)
+        ):
+            what = "always needs at least one worker in pools.prefill and one in pools.decode"
+            refuse([Problem(("disaggregate",), what)])
+        return router
+
+    @field_validator("goals")
+    @classmethod
+    def _with_default(cls, goals: dict[str, GoalSpec]) -> dict[str, GoalSpec]:
+        return {"default": GoalSpec(ttft_s=1.0, tpot_s=0.05)} | goals
+
+
+def check_against_model(spec: ClusterSpec, *, kv_token_bytes: int, max_position_embeddings: int) -> tuple[Problem, ...]:
+    """What the cluster asks of its model that it cannot have.
+
+    ``kv_token_bytes`` is one token's KV over all layers of one worker. A worker must hold one request of
+    ``max_model_len`` tokens, or that request would wait for ever.
+    """
+    problems = []
+    if spec.model.max_model_len > max_position_embeddings:
+        what = f"{spec.model.max_model_len} is over the model's max_position_embeddings, {max_position_embeddings}"
+        problems.append(Problem(("model", "max_model_len"), what))
+    block_bytes = spec.kv.block_tokens * kv_token_bytes
+    needed = -(-spec.model.max_model_len // spec.kv.block_tokens) * block_bytes
+    if spec.kv.memory < needed:
+        what = (
+            f"{spec.kv.memory} bytes hold {spec.kv.memory // block_bytes * spec.kv.block_tokens} tokens of this model, "
+            f"not one request of max_model_len {spec.model.max_model_len}; that takes {math.ceil(needed / 2**20)}MiB"
+        )
+        problems.append(Problem(("kv", "memory"), what))
+    return tuple(problems)
+
+
+def cluster_schema() -> dict[str, Any]:
+    """The JSON Schema of the cluster YAML, for editors; cross-field rules are not in it."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | ClusterSpec.model_json_schema()

@@ -1,0 +1,177 @@
+"""A runner that takes as long as a GPU would and moves real KV, small, so that a cluster runs on a laptop's cores.
+
+Knows blocks and time: no torch, no weights, no peer. What it computes is in model/modelled_kv.py.
+"""
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twinpool.core.errors import SpecError
+from twinpool.model.batch import Batch, OnLayers
+from twinpool.model.kv_layout import KVCache, KVLayout
+from twinpool.model.modelled_kv import (
+    START_STATE,
+    WORD_MASK,
+    Words,
+    choose_token,
+    kv_words,
+    read_weights,
+    state_steps,
+)
+from twinpool.model.modelled_shape import ModelledShape, modelled_shape
+
+_WORD_BYTES = 8
+
+
+class ArrayKVCache:
+    """A KV pool in numpy memory; pages that are never written cost nothing."""
+
+    def __init__(self, layout: KVLayout, num_blocks: int) -> None:
+        self.layout = layout
+        self.num_blocks = num_blocks
+        self.bytes = np.zeros((num_blocks, layout.num_layers, layout.block_layer_bytes), np.uint8)
+
+    def gather(self, first_layer: int, end_layer: int, block_ids: np.ndarray, out: np.ndarray) -> None:
+        """Copy layers ``[first_layer, end_layer)`` of the named blocks into ``out`` (uint8), block by block."""
+        source = self.bytes[:, first_layer:end_layer]
+        out.reshape(len(block_ids), *source.shape[1:])[...] = source[block_ids]
+
+    def scatter(self, first_layer: int, end_layer: int, block_ids: np.ndarray, data: np.ndarray) -> None:
+        """The inverse of ``gather``."""
+        target = self.bytes[:, first_layer:end_layer]
+        target[block_ids] = data.reshape(len(block_ids), *target.shape[1:])
+
+
+def load_modelled(path: str, *, max_model_len: int, kv_bytes: int, block_tokens: int) -> "ModelledRunner":
+    """The runner of ``modelled:<name>``, on the machine's own clock.
+
+    Raises:
+        SpecError: no such name, or ``kv_bytes`` hold no block.
+    """
+    shape = modelled_shape(path)
+    return ModelledRunner(shape, model=path, max_model_len=max_model_len, kv_bytes=kv_bytes, block_tokens=block_tokens)
+
+
+class ModelledRunner:
+    """See ``twinpool.model.batch.Runner``."""
+
+    def __init__(
+        self,
+        shape: ModelledShape,
+        *,
+        model: str,
+        max_model_len: int,
+        kv_bytes: int,
+        block_tokens: int,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        layout = KVLayout(shape.num_layers, shape.num_kv_heads, block_tokens, shape.head_dim, "float32", model)
+        num_blocks = kv_bytes // layout.block_bytes
+        if num_blocks < 1:
+            raise SpecError(f"{model}: {kv_bytes} bytes of KV memory hold no block of {layout.block_bytes} bytes")
+        cache = ArrayKVCache(layout, num_blocks)
+        self.cache: KVCache = cache
+        self.vocab_size = shape.vocab_size
+        self.max_model_len = max_model_len
+        self.eos_token_ids = shape.eos_token_ids
+        self.layers_per_group = shape.layers_per_group
+        self._shape = shape
+        self._clock = clock
+        self._sleep = sleep
+        # The pool as words [num_blocks, num_layers, 2 * num_kv_heads, block_tokens, head_dim words], and the factors of
+        # a sequence's blocks, from its start, in the same order.
+        words = cache.bytes.view(np.uint64)
+        head_words = layout.head_dim * 4 // _WORD_BYTES
+        self._words = words.reshape(*words.shape[:2], 2 * layout.num_kv_heads, block_tokens, head_words)
+        self._weights = self._words[:0]
+
+    def run(self, batch: Batch, on_layers: OnLayers | None = None) -> NDArray[np.int64]:
+        """Write the batch's KV, take the time that would take, group by group, and sample from what is stored.
+
+        ``on_layers`` is called when a group's share of the time is over.
+        """
+        started_s, step_s = self._clock(), self._shape.latency.step_s(np.diff(batch.cu_seqlens), batch.context_lens)
+        positions, block_ids = _locate(batch, self.cache.layout.block_tokens)
+        slots = positions % self.cache.layout.block_tokens
+        fresh = kv_words(self._states(batch, positions), self._shape)
+        fresh = fresh.reshape(len(fresh), *self._words.shape[1:3], self._words.shape[4])
+        token_ids = np.empty(0, np.int64)
+        num_layers = self._shape.num_layers
+        for first in range(0, num_layers, self.layers_per_group):
+            end = min(first + self.layers_per_group, num_layers)
+            self._words[block_ids, first:end, :, slots] = fresh[:, first:end]
+            if end == num_layers:
+                token_ids = self._sample(batch)
+            self._sleep_until(started_s + step_s * end / num_layers)
+            if on_layers is not None:
+                on_layers(first, end)
+        return token_ids
+
+    def _states(self, batch: Batch, positions: NDArray[np.int64]) -> Words:
+        """State of each of the batch's tokens [T]: what is stored of its sequence, and what tokens since then add."""
+        starts = batch.cu_seqlens[:-1]
+        new_tokens = np.diff(batch.cu_seqlens)
+        sums = np.cumsum(state_steps(batch.token_ids, positions), dtype=np.uint64)
+        before = np.concatenate([np.zeros(1, np.uint64), sums])[starts]
+        stored = np.array([self._stored_state(batch, row) for row in range(batch.num_sequences)], np.uint64)
+        states: Words = sums + np.repeat(stored - before, new_tokens)
+        return states
+
+    def _stored_state(self, batch: Batch, row: int) -> int:
+        """State after the last token whose KV was there before this step."""
+        first, end = batch.cu_seqlens[row : row + 2]
+        num_stored = int(batch.context_lens[row]) - int(end - first)
+        if num_stored == 0:
+            return START_STATE
+        block, slot = divmod(num_stored - 1, self.cache.layout.block_tokens)
+        return int(self._words[batch.block_tables[row][block], 0, 0, slot, 0])
+
+    def _sample(self, batch: Batch) -> NDArray[np.int64]:
+        rows = {sample.row for sample in batch.samples}
+        digests = {row: self._digest(batch.block_tables[row], int(batch.context_lens[row])) for row in rows}
+        return np.array(
+            [
+                choose_token(digests[sample.row], sample.sampling, sample.index, sample.choice, self.vocab_size)
+                for sample in batch.samples
+            ],
+            np.int64,
+        )
+
+    def _digest(self, block_table: NDArray[np.int64], num_tokens: int) -> int:
+        """Digest of a context as it is stored: every word of every token, read through the block table."""
+        num_full, num_rest = divmod(num_tokens, self.cache.layout.block_tokens)
+        weights = self._weights_of(num_full + 1)
+        stored = self._words[block_table[:num_full]]
+        digest = int(np.vdot(stored, weights[:num_full]))
+        if num_rest:
+            last = self._words[block_table[num_full], ..., :num_rest, :] * weights[num_full, ..., :num_rest, :]
+            digest += int(last.sum(dtype=np.uint64))
+        return digest & WORD_MASK
+
+    def _weights_of(self, num_blocks: int) -> Words:
+        """Factors of a sequence's first blocks, in the pool's order; grown by doubling."""
+        if num_blocks > len(self._weights):
+            size = max(num_blocks, 2 * len(self._weights))
+            _, num_layers, heads, block_tokens, head_words = self._words.shape
+            by_position = read_weights(0, size * block_tokens, self._shape)
+            by_position = by_position.reshape(size, block_tokens, num_layers, heads, head_words)
+            self._weights = np.ascontiguousarray(by_position.transpose(0, 2, 3, 1, 4))
+        return self._weights
+
+    def _sleep_until(self, deadline_s: float) -> None:
+        remaining_s = deadline_s - self._clock()
+        if remaining_s > 0:
+            self._sleep(remaining_s)
+
+
+def _locate(batch: Batch, block_tokens: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Position of each of the batch's tokens in its sequence, and the block that takes its KV; both [T]."""
+    ends = batch.context_lens.astype(np.int64)
+    starts = ends - np.diff(batch.cu_seqlens)
+    positions = [np.arange(start, end) for start, end in zip(starts, ends, strict=True)]
+    blocks = [table[index // block_tokens] for table, index in zip(batch.block_tables, positions, strict=True)]
+    return np.concatenate(positions), np.concatenate(blocks)

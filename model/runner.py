@@ -1,0 +1,93 @@
+"""Runs packed batches on one CPU with torch: loads a model, owns its KV memory, computes a step, samples its tokens.
+
+Knows what a Batch says and nothing of requests, block ownership or peers.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from twinpool.kernels.paged_attention import plan_attention
+from twinpool.model.batch import Batch, OnLayers
+from twinpool.model.config import load_model_config
+from twinpool.model.decoder import Decoder, make_rotary
+from twinpool.model.kv_cache import TorchKVCache, count_blocks
+from twinpool.model.kv_layout import KVCache, KVLayout
+from twinpool.model.sampling import sample
+from twinpool.model.weights import choose_dtype, load_weights
+
+
+class TorchRunner:
+    """The Runner protocol over a Decoder and a TorchKVCache. One thread calls ``run``; any thread may use ``cache``."""
+
+    def __init__(self, decoder: Decoder, cache: TorchKVCache, max_model_len: int, layers_per_group: int) -> None:
+        self.cache: KVCache = cache
+        self._pool = cache.tensor
+        self.config = decoder.config
+        self.vocab_size = decoder.config.vocab_size
+        self.max_model_len = max_model_len
+        self.eos_token_ids = decoder.config.eos_token_ids
+        self.layers_per_group = layers_per_group
+        self._decoder = decoder
+
+    @classmethod
+    def load(
+        cls,
+        path: str,
+        *,
+        max_model_len: int,
+        kv_bytes: int,
+        block_tokens: int,
+        dtype: str = "auto",
+        threads: int = 1,
+        layers_per_group: int | None = None,
+    ) -> "TorchRunner":
+        """Load a Hugging Face directory or ``dummy:<shape>``.
+
+        Sets torch's thread count for the whole process. The KV memory is ``kv_bytes`` rounded down to whole blocks; by
+        default a layer group is a quarter of the layers.
+
+        Raises:
+            SpecError: the model cannot be loaded as asked, or the memory does not hold one block. Names what and where.
+        """
+        torch.set_num_threads(threads)
+        config = load_model_config(path)
+        dtype = choose_dtype(path, config, dtype)
+        weights, identity = load_weights(path, config, dtype)
+        layout = KVLayout(config.num_layers, config.num_kv_heads, block_tokens, config.head_dim, dtype, identity)
+        cache = TorchKVCache(layout, count_blocks(layout, kv_bytes))
+        decoder = Decoder(config, weights, make_rotary(config, max_model_len, weights.embedding.dtype))
+        return cls(decoder, cache, max_model_len, layers_per_group or -(-config.num_layers // 4))
+
+    @torch.inference_mode()
+    def run(self, batch: Batch, on_layers: OnLayers | None = None) -> NDArray[np.int64]:
+        """Compute one step; see ``Runner.run``.
+
+        An id is ``NO_TOKEN`` where that row's logits were not finite.
+
+        Raises:
+            ValueError, IndexError: the batch contradicts itself or names a token, block or position that does not
+                exist. Nothing was written.
+        """
+        plan = plan_attention(
+            batch.cu_seqlens, batch.context_lens, batch.block_tables, self._pool, self._decoder.config.num_heads
+        )
+        on_written = None if on_layers is None else self._by_group(on_layers)
+        hidden_TC = self._decoder.compute(torch.from_numpy(batch.token_ids), self._pool, plan, on_written)
+        if not batch.samples:
+            return np.empty(0, dtype=np.int64)
+        last_rows = batch.cu_seqlens[[row.row + 1 for row in batch.samples]] - 1
+        logits_QV = self._decoder.logits(hidden_TC[torch.from_numpy(last_rows.astype(np.int64))])
+        return sample(logits_QV, batch.samples).numpy()
+
+    def _by_group(self, on_layers: OnLayers) -> Callable[[int], None]:
+        """Turn layers, one after another, into groups of ``layers_per_group``; the last may be smaller."""
+
+        def on_written(layer: int) -> None:
+            end = layer + 1
+            if end % self.layers_per_group == 0 or end == self.config.num_layers:
+                on_layers(layer - layer % self.layers_per_group, end)
+
+        return on_written

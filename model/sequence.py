@@ -1,0 +1,102 @@
+"""One attempt of a request inside a worker: its tokens, its blocks, and how far its KV is computed.
+
+Owned by the engine thread. Knows no device and no peer.
+"""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from twinpool.core.messages import FinishReason, Request
+from twinpool.model.batch import SampleRow
+from twinpool.model.block_hash import extend_block_hashes
+from twinpool.model.block_pool import BlockPool
+
+
+class Key(NamedTuple):
+    """Names one attempt of one request."""
+
+    request_id: str
+    epoch: int
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """Tokens known so far, and the blocks that hold the KV of the first ``num_computed`` of them."""
+
+    request: Request
+    gateway_id: str
+    arrival_s: float  # this worker's clock
+    token_ids: list[int]
+    block_ids: list[int] = field(default_factory=list)
+    num_computed: int = 0
+    num_published: int = 0  # leading blocks offered to the prefix cache
+    cached_tokens: int = 0  # of the prompt, taken from the prefix cache
+    root: bytes = b""  # of the hash chain: what the KV depends on beside the tokens
+    hashes: list[bytes] = field(default_factory=list)  # of the leading full blocks
+
+    @property
+    def key(self) -> Key:
+        return Key(self.request.request_id, self.request.epoch)
+
+    @property
+    def age_order(self) -> tuple[int, float, str]:
+        """First come, first served within a priority; ties by id."""
+        return (self.request.priority, self.arrival_s, self.request.request_id)
+
+    @property
+    def next_index(self) -> int:
+        """Position in the answer of the next token sampled."""
+        return len(self.token_ids) - self.request.num_prompt_tokens
+
+    @property
+    def remaining_tokens(self) -> int:
+        """Tokens whose KV may still be stored; the last token of an answer never is."""
+        return self.request.peak_tokens - self.num_computed
+
+    def sample_row(self, row: int) -> SampleRow:
+        """Ask for this sequence's next token from row ``row`` of a batch."""
+        return SampleRow(row, self.request.sampling, self.next_index)
+
+    def finish_reason(self, eos_token_ids: tuple[int, ...], max_model_len: int) -> FinishReason | None:
+        """Whether the last token of ``token_ids`` ends the answer."""
+        sampling, last = self.request.sampling, self.token_ids[-1]
+        if last in sampling.stop_token_ids or (last in eos_token_ids and not sampling.ignore_eos):
+            return FinishReason.STOP
+        if self.next_index >= sampling.max_tokens or len(self.token_ids) >= max_model_len:
+            return FinishReason.LENGTH
+        return None
+
+    def publish_full_blocks(self, pool: BlockPool) -> None:
+        """Offer blocks that are full and computed to the prefix cache."""
+        num_full = self.num_computed // pool.block_tokens
+        if num_full <= self.num_published:
+            return
+        extend_block_hashes(self.hashes, self.token_ids, pool.block_tokens, self.root)
+        for block in range(self.num_published, num_full):
+            pool.publish(self.block_ids[block], self.hashes[block])
+        self.num_published = num_full
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One sampled token on its way to the gateway, with what is known about how long it took."""
+
+    key: Key
+    gateway_id: str
+    index: int
+    token_id: int
+    finish: FinishReason | None = None
+    queue_s: float | None = None  # with the first token of a prefill
+    prefill_s: float | None = None
+    cached_tokens: int = 0
+    handoff: "Arrival | None" = None  # with the first token after a handoff
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """What a handoff cost, measured in durations on each side's own clock."""
+
+    handoff_s: float
+    wire_s: float
+    exposed_s: float
+    kv_bytes: int

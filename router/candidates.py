@@ -1,0 +1,159 @@
+"""Which workers could take a request at all: live, with room, and allowed by the knobs.
+
+Knows no preference among them but this: workers to avoid and workers that seem stuck are left out while others remain.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twinpool.router.demand import Demand
+from twinpool.router.route import (
+    Disaggregate,
+    Hold,
+    HoldReason,
+    OnPrefillLoss,
+    PlacementSettings,
+    Policy,
+    Reject,
+    RejectReason,
+)
+from twinpool.router.views import ClusterView
+
+Workers = NDArray[np.intp]  # indices into a view
+Mask = NDArray[np.bool_]  # [N] over a view
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Candidates:
+    """Workers that could take the request now, by id, or in a policy's order of preference.
+
+    What `find_candidates` returns has a plan in it, or, when nothing is to be decoded, workers in ``prefill`` alone.
+    """
+
+    prefill: Workers  # to prefill for a decode worker, or alone
+    decode: Workers  # to decode what another worker prefilled
+    local: Workers  # to do both
+
+    @property
+    def has_plan(self) -> bool:
+        """Whether a request with tokens to decode can go somewhere: a local plan, or a pair of different workers."""
+        return len(self.local) > 0 or _has_pair(self.prefill, self.decode)
+
+
+def find_candidates(demand: Demand, view: ClusterView, settings: PlacementSettings) -> Candidates | Hold | Reject:
+    """Leave out what is impossible, and name the rule when nothing remains.
+
+    A request too large for every worker that ever joined is refused at once; one that only lost or full workers could
+    take is held.
+    """
+    if _is_too_large(demand, view):
+        return Reject(RejectReason.TOO_LARGE)
+    prefillers = view.prefills & view.is_ready & (_blocks(demand.num_tokens, view) <= view.total_blocks)
+    decoders = view.decodes & view.is_ready & (_blocks(demand.peak_tokens, view) <= view.total_blocks)
+    if demand.parked_on is not None:
+        prefillers = np.array([worker_id == demand.parked_on for worker_id in view.worker_ids], np.bool_)
+    elif _fails_without_prefill(settings) and not prefillers.any():
+        return Reject(RejectReason.NO_PREFILL_WORKERS)
+    if demand.decodes:
+        return _to_decode(demand, view, settings, prefillers, decoders)
+    return _to_prefill_only(demand, view, settings, prefillers, decoders)
+
+
+def _to_prefill_only(
+    demand: Demand, view: ClusterView, settings: PlacementSettings, prefillers: Mask, decoders: Mask
+) -> Candidates | Hold:
+    never = settings.disaggregate == Disaggregate.NEVER
+    able = decoders if (never and decoders.any()) or not prefillers.any() else prefillers
+    if not able.any():
+        return Hold(HoldReason.NO_WORKERS)
+    able = able & _has_short_queue(demand, view, settings)
+    if not able.any():
+        return Hold(HoldReason.PREFILL_QUEUE)
+    return Candidates(_preferred(able, demand, view, settings), *_NOBODY)
+
+
+def _to_decode(
+    demand: Demand, view: ClusterView, settings: PlacementSettings, prefillers: Mask, decoders: Mask
+) -> Candidates | Hold:
+    if not decoders.any():
+        return Hold(HoldReason.NO_DECODE_WORKERS)
+    roomy = decoders & _has_room(demand, view)
+    if not roomy.any():
+        return Hold(HoldReason.DECODE_BLOCKS)
+    to_pair, to_localise = _allowed(demand, settings, view, prefillers, decoders)
+    may_prefill = prefillers & to_pair & _has_short_queue(demand, view, settings)
+    may_localise = roomy & to_localise & _has_short_queue(demand, view, settings)
+    masks = (may_prefill, roomy, may_localise)
+    liked = Candidates(*(_preferred(mask, demand, view, settings) for mask in masks))
+    found = liked if liked.has_plan else Candidates(*(np.flatnonzero(mask) for mask in masks))
+    if found.has_plan:
+        return found
+    return Hold(HoldReason.DECODE_BLOCKS if may_prefill.any() else HoldReason.PREFILL_QUEUE)
+
+
+def _allowed(
+    demand: Demand, settings: PlacementSettings, view: ClusterView, prefillers: Mask, decoders: Mask
+) -> tuple[Mask, Mask]:
+    """By the knobs alone: (workers that may prefill for another, workers that may serve a local plan)."""
+    everyone, nobody = np.ones_like(prefillers), np.zeros_like(prefillers)
+    if demand.parked_on is not None:
+        return everyone, nobody
+    match settings.disaggregate:
+        case Disaggregate.NEVER:
+            return nobody, everyone
+        case Disaggregate.ALWAYS:
+            can_pair = _has_pair(np.flatnonzero(prefillers), np.flatnonzero(decoders))
+            return everyone, nobody if can_pair else everyone
+        case Disaggregate.WHEN_CHEAPER:
+            return everyone if settings.policy == Policy.SLO else ~view.decodes, everyone
+
+
+def _is_too_large(demand: Demand, view: ClusterView) -> bool:
+    hosts = view.decodes if demand.decodes else np.ones_like(view.decodes)
+    return bool(hosts.any()) and not (hosts & (_blocks(demand.peak_tokens, view) <= view.total_blocks)).any()
+
+
+def _fails_without_prefill(settings: PlacementSettings) -> bool:
+    return settings.on_prefill_loss == OnPrefillLoss.FAIL and settings.disaggregate != Disaggregate.NEVER
+
+
+def _blocks(num_tokens: int, view: ClusterView) -> NDArray[np.int64]:
+    return -(-num_tokens // view.block_tokens)
+
+
+def _has_room(demand: Demand, view: ClusterView) -> Mask:
+    """Whether the whole answer fits above the forecast of what runs and the promises to what will."""
+    return view.peak_blocks + view.reserved_blocks + _blocks(demand.peak_tokens, view) <= view.total_blocks
+
+
+def _has_short_queue(demand: Demand, view: ClusterView, settings: PlacementSettings) -> Mask:
+    """Splitwise's bound: an empty queue takes any prompt, another what keeps it short. Parked KV does not queue."""
+    if demand.parked_on is not None:
+        return np.ones_like(view.is_ready)
+    waiting = view.waiting_prefill_tokens
+    fits: Mask = waiting + demand.num_tokens <= settings.max_waiting_prefill_tokens
+    is_empty: Mask = waiting == 0
+    return fits | is_empty
+
+
+def _preferred(able: Mask, demand: Demand, view: ClusterView, settings: PlacementSettings) -> Workers:
+    """Leave out workers to avoid and stuck ones, each as long as another is able.
+
+    A worker that decodes speaks with every step; an idle one has nothing to say and is welcome.
+    """
+    avoided = np.array([worker_id in demand.avoid for worker_id in view.worker_ids], np.bool_)
+    stuck = (view.running > 0) & (view.age_s > settings.stale_s)
+    for unwanted in (avoided, stuck):
+        if (able & ~unwanted).any():
+            able = able & ~unwanted
+    return np.flatnonzero(able)
+
+
+def _has_pair(prefill: Workers, decode: Workers) -> bool:
+    """Whether two different workers can be taken, one from each."""
+    return bool(len(prefill) and len(decode) and (len(prefill) > 1 or len(decode) > 1 or prefill[0] != decode[0]))
+
+
+_NOBODY = (np.empty(0, np.intp), np.empty(0, np.intp))

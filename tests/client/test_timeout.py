@@ -1,0 +1,18 @@
+"""Limits are finite and positive."""
+
+import math
+
+import pytest
+
+from twinpool.client.timeout import Timeout
+
+
+@pytest.mark.parametrize("name", ["connect_s", "first_token_s", "between_tokens_s", "total_s"])
+@pytest.mark.parametrize("value", [0, -1, math.nan, math.inf, None, "5"])
+def test_a_limit_that_is_not_finite_and_positive_is_refused(name: str, value: object) -> None:
+    with pytest.raises(ValueError, match=name):
+        Timeout(**{name: value})  # type: ignore[arg-type]
+
+
+def test_the_defaults_are_finite() -> None:
+    assert math.isfinite(Timeout().answer_s + Timeout().total_s)
