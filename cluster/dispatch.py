@@ -74,6 +74,11 @@ class Dispatcher:
         """Requests that wait for a worker."""
         return len(self._queue)
 
+    @property
+    def num_open(self) -> int:
+        """Requests whose client has not gone."""
+        return len(self._flights)
+
     # --- requests -------------------------------------------------------------------------------------------------
 
     def submit(self, request: Request) -> Flight:
@@ -134,7 +139,7 @@ class Dispatcher:
         request_id = placing.request.request_id
         arrived = self._flights[request_id].arrived_s
         self._placing[request_id] = placing
-        self._queue.hold(Held(placing.request.priority, arrived, request_id, arrived + MAX_HOLD_S))
+        self._queue.hold(Held(placing.request.priority, arrived, request_id, self._clock() + MAX_HOLD_S))
         self._place_waiting()
 
     def _place_waiting(self) -> None:
@@ -152,13 +157,14 @@ class Dispatcher:
             match decision:
                 case Route():
                     self._turn += 1
-                    self._dispatch(request, decision, now)
+                    self._dispatch(replace(placing, request=request), decision, now)
                 case Reject(reason):
                     self._end(held.request_id, _rejection(reason))
                 case _:
                     assert_never(decision)
 
-    def _dispatch(self, request: Request, route: Route, now: float) -> None:
+    def _dispatch(self, placing: Placing, route: Route, now: float) -> None:
+        request = placing.request
         request_id, spec = request.request_id, request_to_proto(request)
         self.ledger.dispatched(request_id, route)
         flight = self._flights[request_id]
@@ -166,18 +172,19 @@ class Dispatcher:
         record.prefill_worker, record.decode_worker = route.prefill, route.decode or route.prefill
         record.placement, record.attempts = route.why, request.epoch
         record.held_s = now - flight.arrived_s
+        blocks = -(-request.peak_tokens // self._block_tokens(route.prefill))
         order = pb.PrefillOrder(request=spec)
-        blocks = -(-(request.peak_tokens) // self._block_tokens(route.decode or route.prefill))
         if route.is_disaggregated and route.decode is not None:
             source = address_to_proto(self._addresses[route.prefill])
             order.target.CopyFrom(address_to_proto(self._addresses[route.decode]))
-            reserve = pb.ReserveOrder(request=spec, source=source)
-            self._send(route.decode, pb.GatewayMessage(reserve=reserve))
+            self._send(route.decode, pb.GatewayMessage(reserve=pb.ReserveOrder(request=spec, source=source)))
             self.table.add_inflight(route.decode, request_id, reserve_blocks=blocks)
         self._send(route.prefill, pb.GatewayMessage(prefill=order))
-        local_blocks = blocks if route.decode == route.prefill else 0
         self.table.add_inflight(
-            route.prefill, request_id, prefill_tokens=len(request.token_ids), reserve_blocks=local_blocks
+            route.prefill,
+            request_id,
+            prefill_tokens=0 if placing.parked_on else len(request.token_ids),
+            reserve_blocks=blocks if route.decode == route.prefill else 0,
         )
 
     def _block_tokens(self, worker_id: str) -> int:
@@ -229,14 +236,18 @@ class Dispatcher:
         self._release(delta.request_id, accepted.release)
 
     def _follow(self, decision: Decision) -> None:
+        """A request that waits for another target may fail again, so every decision takes it out of the queue first."""
         match decision:
             case Retry(request, avoid, release):
+                self._unhold(request.request_id)
                 self._release(request.request_id, release)
                 self._wait(Placing(request, avoid))
             case Retarget(request, parked_on, avoid, release):
+                self._unhold(request.request_id)
                 self._release(request.request_id, release)
                 self._wait(Placing(request, avoid, parked_on))
             case GiveUp(request_id, error, release):
+                self._unhold(request_id)
                 self._release(request_id, release)
                 self._flights[request_id].fail(error)
             case _:

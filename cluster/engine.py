@@ -352,6 +352,11 @@ class Engine:
 
     # --- what is known --------------------------------------------------------------------------------------------
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether neither service has anything to do, now or later."""
+        return self.prefill.is_idle and self.decode.is_idle and not self._inbox
+
     def load(self) -> Load:
         """A snapshot for the routers."""
         prefill, decode = self.prefill, self.decode

@@ -23,9 +23,8 @@ def status_as_dict(status: ClusterStatus) -> Values:
 def print_status(status: Values) -> None:
     """The same as tables."""
     console = Console(highlight=False)
-    console.print(
-        f"{status['name']}: model {status['model']}, {status['running_requests']} running, {status['queued_requests']} queued"
-    )
+    load = f"{status['running_requests']} running, {status['queued_requests']} queued"
+    console.print(f"{status['name']}: model {status['model']}, {load}")
     table = Table("worker", "role", "pid", "node", "state", "free blocks", "running", "waiting", "link", box=None)
     for worker in status["workers"]:
         blocks = f"{worker['free_blocks']}/{worker['total_blocks']}"

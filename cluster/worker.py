@@ -57,6 +57,11 @@ class Worker:
         self._address: WorkerAddress | None = None
         self._closed: asyncio.Future[str] | None = None
 
+    @property
+    def num_attempts(self) -> int:
+        """Attempts that this worker has a part in."""
+        return len(self._attempts)
+
     # --- life -----------------------------------------------------------------------------------------------------
 
     async def start(self) -> WorkerAddress:
@@ -70,7 +75,7 @@ class Worker:
         config, loop = self._config, asyncio.get_running_loop()
         self._closed = loop.create_future()
         self._runner = await asyncio.to_thread(load_runner, config)
-        self._engine = Engine(config, self._runner, _Bridge(self, loop), self._clock)
+        self.engine = Engine(config, self._runner, _Bridge(self, loop), self._clock)
         self._server = grpc.aio.server(options=worker_server_options())
         service = WorkerService(self, config.cluster_secret)
         add_safe(worker_pb2_grpc.add_WorkerServiceServicer_to_server, service, self._server)
@@ -87,7 +92,7 @@ class Worker:
             clock=self._clock,
         )
         await self._server.start()
-        self._engine.start()
+        self.engine.start()
         return self._address
 
     async def until_closed(self) -> str:
@@ -102,7 +107,7 @@ class Worker:
         self._address = None
         await self._server.stop(grace=0.2)
         await self._endpoint.close()
-        await asyncio.to_thread(self._engine.stop)
+        await asyncio.to_thread(self.engine.stop)
         self._close("stopped")
 
     def _close(self, reason: str) -> None:
@@ -149,11 +154,12 @@ class Worker:
         key = self._admit(gateway_id, request, target)
         if target is not None:
             self._sources[request.request_id] = key
+            self._endpoint.meet(target)  # it hears from us while the prompt still waits here
             destination = Destination.HANDOFF
         else:
             destination = Destination.LOCAL if request.max_new_tokens > 1 else Destination.NOWHERE
         sequence = self._sequence(gateway_id, request)
-        self._engine.post(partial(self._engine.submit, sequence, destination))
+        self.engine.post(partial(self.engine.submit, sequence, destination))
 
     def _retarget(self, request: Request, target: WorkerAddress) -> bool:
         """Send KV that is here already to another target, if this order is about such KV."""
@@ -166,7 +172,7 @@ class Worker:
         key = Key(request.request_id, request.epoch)
         self._attempts[key] = Attempt(attempt.gateway_id, request, target)
         self._sources[request.request_id] = key
-        self._engine.post(partial(self._engine.renew, old, request.epoch))
+        self.engine.post(partial(self.engine.renew, old, request.epoch))
         return True
 
     def reserve(self, gateway_id: str, order: pb.ReserveOrder) -> None:
@@ -193,7 +199,7 @@ class Worker:
     def _cancel(self, key: Key, reason: str) -> None:
         self._forget(key)
         self._endpoint.cancel(key.request_id, key.epoch, reason)
-        self._engine.post(partial(self._engine.cancel, key))
+        self.engine.post(partial(self.engine.cancel, key))
 
     def _forget(self, key: Key) -> Attempt | None:
         if self._sources.get(key.request_id) == key:
@@ -206,10 +212,10 @@ class Worker:
         attempt = self._attempts.get(Key(request_id, epoch))
         if attempt is not None:
             sequence = self._sequence(attempt.gateway_id, attempt.request)
-            self._engine.post(partial(self._engine.want, sequence))
+            self.engine.post(partial(self.engine.want, sequence))
 
     def granted(self, request_id: str, epoch: int) -> None:
-        self._engine.post(partial(self._engine.granted, Key(request_id, epoch)))
+        self.engine.post(partial(self.engine.granted, Key(request_id, epoch)))
 
     def adopt(self, request_id: str, epoch: int, seal: Seal) -> None:
         sealed = Sealed(
@@ -220,21 +226,21 @@ class Worker:
             kv_bytes=seal.kv_bytes,
             heard_s=self._clock(),
         )
-        self._engine.post(partial(self._engine.adopt, Key(request_id, epoch), sealed))
+        self.engine.post(partial(self.engine.adopt, Key(request_id, epoch), sealed))
 
     def release_source(self, request_id: str, epoch: int) -> None:
         key = Key(request_id, epoch)
         self._forget(key)
-        self._engine.post(partial(self._engine.release_source, key))
+        self.engine.post(partial(self.engine.release_source, key))
 
     def release_target(self, request_id: str, epoch: int) -> None:
         key = Key(request_id, epoch)
         self._forget(key)
-        self._engine.post(partial(self._engine.release_target, key))
+        self.engine.post(partial(self.engine.release_target, key))
 
     def parked(self, request_id: str, epoch: int, reason: str) -> None:
         key = Key(request_id, epoch)
-        self._engine.post(partial(self._engine.ungranted, key))
+        self.engine.post(partial(self.engine.ungranted, key))
         self._tell_failure(key, FailureKind.TRANSFER_FAILED, reason)
 
     def failed(self, request_id: str, epoch: int, kind: FailureKind, reason: str) -> None:
@@ -251,7 +257,7 @@ class Worker:
     def begin_source(self, key: Key, num_tokens: int, block_ids: list[int]) -> None:
         attempt = self._attempts.get(key)
         if attempt is None or attempt.peer is None:  # cancelled meanwhile
-            self._engine.post(partial(self._engine.release_source, key))
+            self.engine.post(partial(self.engine.release_source, key))
             return
         self._endpoint.begin_source(key.request_id, key.epoch, num_tokens, block_ids, attempt.peer)
 
@@ -269,7 +275,7 @@ class Worker:
 
     def bound(self, key: Key, block_ids: list[int], skip_blocks: int) -> None:
         if not self._endpoint.bound(key.request_id, key.epoch, block_ids, skip_blocks):
-            self._engine.post(partial(self._engine.release_target, key))
+            self.engine.post(partial(self.engine.release_target, key))
 
     def engine_failed(self, key: Key, reason: str) -> None:
         self._tell_failure(key, FailureKind.INTERNAL, reason)

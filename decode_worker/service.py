@@ -76,7 +76,8 @@ class DecodeService:
 
     @property
     def wanted_blocks(self) -> int:
-        return sum(self._prompt_blocks(wanted.sequence) for wanted in self._wanted)
+        """What the queued ones will hold at their end."""
+        return sum(-(-w.sequence.request.peak_tokens // self._pool.block_tokens) for w in self._wanted)
 
     @property
     def is_idle(self) -> bool:

@@ -44,7 +44,8 @@ class KVLayout:
         """All that two workers must agree on before KV moves between them, in words."""
         return (
             f"protocol {PROTOCOL_VERSION}, model {self.model}, "
-            f"{self.num_layers} layers x {self.num_kv_heads} KV heads x {self.head_dim}, blocks of {self.block_tokens} tokens, {self.dtype}, codec {self.codec}"
+            f"{self.num_layers} layers x {self.num_kv_heads} KV heads x {self.head_dim}, "
+            f"blocks of {self.block_tokens} tokens, {self.dtype}, codec {self.codec}"
         )
 
     def digest(self) -> str:
@@ -65,7 +66,8 @@ class KVCache(Protocol):
     def gather(self, first_layer: int, end_layer: int, block_ids: np.ndarray, out: np.ndarray) -> None:
         """Copy layers ``[first_layer, end_layer)`` of the named blocks into ``out``, block by block.
 
-        ``out`` is uint8, contiguous, of exactly that size. The order of bytes is ``[block, layer, 2, kv_heads, block_tokens, head_dim]``.
+        ``out`` is uint8, contiguous, of exactly that size. The order of bytes is
+        ``[block, layer, 2, kv_heads, block_tokens, head_dim]``.
         """
         ...
 

@@ -1,6 +1,6 @@
 """One request's handoff with both ends, its links and all that may befall them, as a value whose futures can be walked.
 
-Time is left out: every limit is zero, so a timer is one more thing that may happen at any moment. Checks safety at each
+Time is left out: it is always 0, and a timer is one more thing that may happen at any moment. Checks safety at each
 step. Knows nothing of how long things take; simulator/world.py does.
 """
 
@@ -17,7 +17,8 @@ from twinpool.kv_transfer.source import SourceEvent, SourceHandoff
 from twinpool.kv_transfer.target import TargetEvent, TargetHandoff
 from twinpool.model.kv_layout import KVLayout
 
-NO_TIME = msg.Limits(lease_s=0, park_s=0, announce_s=0, commit_s=0, verify_s=0, stop_s=0)
+NO_TIME = msg.Limits(lease_s=1, park_s=0, ask_s=0, announce_s=0, commit_s=0, verify_s=0, stop_s=0)
+LATER = 1.0  # when every deadline has passed; everything else happens at 0
 
 
 class UnsafeError(AssertionError):
@@ -104,32 +105,32 @@ class Model:
         """The one machine of this state, so that equal states are the same object and hash by identity."""
         return self._known.setdefault((type(machine), *vars(machine).values()), machine)
 
-    def _advance(self, machine: Any, event: SourceEvent | TargetEvent) -> tuple[Any, Sequence[ev.Action]]:
-        key = (machine, event)
+    def _advance(self, machine: Any, event: SourceEvent | TargetEvent, now: float) -> tuple[Any, Sequence[ev.Action]]:
+        key = (machine, event, now)
         if key not in self._steps:
             moved = object.__new__(type(machine))
             vars(moved).update(vars(machine))
-            actions = moved.advance(event, 0.0)
+            actions = moved.advance(event, now)
             self._steps[key] = (self._share(moved), actions)
         result: tuple[Any, Sequence[ev.Action]] = self._steps[key]
         return result
 
-    def tell_source(self, scene: Scene, event: SourceEvent) -> Scene:
+    def tell_source(self, scene: Scene, event: SourceEvent, now: float = 0.0) -> Scene:
         """The scene after the source took ``event`` and its actions were performed."""
         if scene.source is None:
             return scene
-        source, actions = self._advance(scene.source, event)
+        source, actions = self._advance(scene.source, event, now)
         scene = scene._replace(source=source)
         for action in actions:
             scene = self._perform_source(scene, action)
         return scene
 
-    def tell_target(self, scene: Scene, number: int, event: TargetEvent) -> Scene:
+    def tell_target(self, scene: Scene, number: int, event: TargetEvent, now: float = 0.0) -> Scene:
         """The same for the target of lane ``number``."""
         lane = scene.lanes[number]
         if lane.target is None:
             return scene
-        target, actions = self._advance(lane.target, event)
+        target, actions = self._advance(lane.target, event, now)
         scene = with_lane(scene, number, target=target)
         for action in actions:
             scene = self._perform_target(scene, number, action)

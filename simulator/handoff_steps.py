@@ -10,7 +10,7 @@ from typing import NamedTuple
 from twinpool.kv_transfer import events as ev
 from twinpool.kv_transfer.source import SourcePhase
 from twinpool.kv_transfer.target import TargetPhase
-from twinpool.simulator.handoff_model import Blocks, Lane, Model, Scene, UnsafeError, with_lane
+from twinpool.simulator.handoff_model import LATER, Blocks, Lane, Model, Scene, UnsafeError, with_lane
 
 
 class Kind(Enum):
@@ -81,6 +81,8 @@ def _faults(scene: Scene) -> Iterator[Step]:
     if scene.source is not None:
         for name in ("crash source", "cancel source", "demote"):
             yield Step(Kind.FAULT, name)
+        if scene.source.phase is SourcePhase.WAITING:
+            yield Step(Kind.FAULT, "ask again")
         if scene.script:
             yield Step(Kind.FAULT, "fail compute")
     for number, lane in enumerate(scene.lanes):
@@ -117,9 +119,9 @@ def take(model: Model, scene: Scene, step: Step) -> Scene:
         case [("to" | "early" | "drop" | "double") as how, where]:
             return _carry(model, scene, step, how, where.removeprefix("to "))
         case ["tick", "source"]:
-            return model.tell_source(scene, ev.Tick())
+            return model.tell_source(scene, ev.Tick(), LATER)
         case ["tick", "target"]:
-            return model.tell_target(scene, number, ev.Tick())
+            return model.tell_target(scene, number, ev.Tick(), LATER)
         case ["bind"]:
             return with_lane(scene, number, blocks=Blocks.HELD, is_bound=True)
         case ["tell", "bound"]:
@@ -189,6 +191,8 @@ def _befall(model: Model, scene: Scene, step: Step) -> Scene:
         case "mourn source":
             scene = with_lane(scene, number, target_mourns=False, to_target=())
             return model.tell_target(scene, number, ev.PeerLost(number + 1, "lost"))
+        case "ask again":
+            return model.tell_source(scene, ev.Tick())
         case "part":
             return with_lane(scene, number, is_parted=True, source_mourns=True, target_mourns=True)
         case "cancel source":

@@ -1,0 +1,322 @@
+"""The source's end of one request's handoff: announces what is computed, and keeps it until nobody can need it.
+
+A pure state machine. Knows no link, no clock and no pool: it is told what happened and answers with what to do.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from enum import StrEnum
+from typing import assert_never
+
+from twinpool.core.errors import Internal
+from twinpool.core.messages import FailureKind
+from twinpool.kv_transfer.events import (
+    Action,
+    Admitted,
+    Cancel,
+    CloseLink,
+    Computed,
+    ComputeFailed,
+    Demote,
+    Failed,
+    GroupReady,
+    Heard,
+    LinkClosed,
+    LinkSent,
+    Parked,
+    PeerLost,
+    Release,
+    Retarget,
+    Send,
+    Tick,
+    Transmit,
+)
+from twinpool.kv_transfer.handoff import Abort, Committed, Grant, Limits, Seal, Started, Stopped, check_move
+from twinpool.kv_transfer.plan import Coverage, Span, max_skip_blocks
+from twinpool.kv_transfer.sending import Sending
+from twinpool.model.kv_layout import KVLayout
+
+SourceMessage = Grant | Committed | Abort
+EngineEvent = Admitted | GroupReady | Computed | ComputeFailed | Demote
+SourceEvent = SourceMessage | EngineEvent | LinkSent | LinkClosed | PeerLost | Heard | Retarget | Cancel | Tick
+
+
+class SourcePhase(StrEnum):
+    """How far the transfer is; computing goes on beside it."""
+
+    QUEUED = "queued"  # the engine has not admitted the prefill
+    WAITING = "waiting"  # announced, for a grant
+    STREAMING = "streaming"
+    SEALED = "sealed"  # all sent; for the target's word
+    STOPPING = "stopping"  # nothing more is announced; sends run out
+    PARKED = "parked"  # no target; kept for another one
+    COMMITTED = "committed"
+    ENDED = "ended"
+
+
+_P = SourcePhase
+_MOVES = {
+    _P.QUEUED: frozenset({_P.WAITING, _P.ENDED}),
+    _P.WAITING: frozenset({_P.STREAMING, _P.STOPPING}),
+    _P.STREAMING: frozenset({_P.SEALED, _P.STOPPING}),
+    _P.SEALED: frozenset({_P.COMMITTED, _P.STOPPING}),
+    _P.STOPPING: frozenset({_P.PARKED, _P.WAITING, _P.ENDED}),
+    _P.PARKED: frozenset({_P.WAITING, _P.ENDED}),
+    _P.COMMITTED: frozenset[SourcePhase](),
+    _P.ENDED: frozenset[SourcePhase](),
+}
+_ACTIVE = frozenset({_P.WAITING, _P.STREAMING, _P.SEALED})  # there is a target, and it must be heard of
+
+
+class SourceHandoff:
+    """One request's handoff at its source, through every epoch that reuses the same KV.
+
+    Every attribute is an immutable value, so a copy of ``vars()`` is a copy of the machine.
+    """
+
+    def __init__(self, request_id: str, epoch: int, num_tokens: int, layout: KVLayout, limits: Limits) -> None:
+        self.request_id = request_id
+        self.epoch = epoch
+        self.num_tokens = num_tokens
+        self.phase = SourcePhase.QUEUED
+        self._layout = layout
+        self._limits = limits
+        self._spans: tuple[Span, ...] = ()  # computed, in order
+        self._computed = Coverage.of(layout.num_layers, 0, layout.num_blocks(num_tokens))
+        self._first_token: int | None = None
+        self._computed_at: float | None = None
+        self._sending = Sending()  # under this epoch
+        self._next_epoch: int | None = None  # begins when the sends of this one are over
+        self._is_unwanted = False  # no epoch begins any more
+        self._reason = ""  # why the last epoch stopped
+        self._deadline: float | None = None  # of the phase
+        self._lease_until = 0.0  # of the peer
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing can happen any more; the machine may be forgotten."""
+        return self.phase in (SourcePhase.COMMITTED, SourcePhase.ENDED)
+
+    @property
+    def can_retarget(self) -> bool:
+        """Whether another epoch may reuse the KV; if not, an order for one needs a machine of its own."""
+        return not (self.is_over or self._is_unwanted)
+
+    @property
+    def is_waiting_for_room(self) -> bool:
+        """Whether the KV is all computed and none of it moves: what counts as parked blocks."""
+        return self._computed_at is not None and self.phase in (SourcePhase.WAITING, SourcePhase.PARKED)
+
+    @property
+    def next_deadline(self) -> float | None:
+        """When ``Tick`` is due, on the clock of ``now``; None when the machine waits for nobody."""
+        lease = self._lease_until if self.phase in _ACTIVE else None
+        return min((at for at in (self._deadline, lease) if at is not None), default=None)
+
+    def advance(self, event: SourceEvent, now: float) -> Sequence[Action]:
+        """Take one event; return what to do, in order. Messages of another epoch change nothing.
+
+        Raises:
+            Internal, ValueError: this worker's own engine or endpoint broke the order of events. Nothing changed.
+        """
+        match event:
+            case Admitted():
+                return self._announce(now)
+            case GroupReady(span):
+                return self._group_ready(span, now)
+            case Computed():
+                return self._compute_done(event, now)
+            case LinkSent():
+                return self._link_sent(event, now)
+            case Grant() | Committed() | Abort():
+                return self._message(event, now) if event.epoch == self.epoch else []
+            case LinkClosed(epoch, reason):
+                return self._link_closed(reason, now) if epoch == self.epoch else []
+            case PeerLost(epoch, reason):
+                return self._peer_lost(reason, now) if epoch == self.epoch else []
+            case Heard():
+                self._lease_until = now + self._limits.lease_s
+                return []
+            case Retarget(epoch):
+                return self._retarget(epoch, now)
+            case Demote(reason):
+                waiting = self.phase in (SourcePhase.WAITING, SourcePhase.PARKED)
+                return self._end(FailureKind.PREEMPTED, reason, now) if waiting else []
+            case ComputeFailed(reason):
+                return self._end(FailureKind.INTERNAL, reason, now)
+            case Cancel(reason):
+                return self._end(None, reason, now)
+            case Tick():
+                return self._tick(now)
+            case _:
+                assert_never(event)
+
+    # --- Computing --------------------------------------------------------------------------------------------------
+
+    def _group_ready(self, span: Span, now: float) -> Sequence[Action]:
+        if self.is_over:
+            return []
+        self._computed = self._computed.with_span(span)
+        self._spans = (*self._spans, span)
+        return self._pump(now)
+
+    def _compute_done(self, event: Computed, now: float) -> Sequence[Action]:
+        if self.is_over:
+            return []
+        if not self._computed.is_complete:
+            raise Internal(f"the prefill of {self.request_id} ended before every span was reported")
+        self._first_token, self._computed_at = event.first_token, event.at
+        return self._pump(now)
+
+    # --- Sending ----------------------------------------------------------------------------------------------------
+
+    def _announce(self, now: float) -> Sequence[Action]:
+        if self.is_over:
+            return []
+        self._enter(SourcePhase.WAITING, now + self._limits.ask_s)
+        self._lease_until = now + self._limits.lease_s
+        return [self._started()]
+
+    def _started(self) -> Action:
+        return Send(Started(self.request_id, self.epoch, self.num_tokens))
+
+    def _message(self, message: SourceMessage, now: float) -> Sequence[Action]:
+        self._lease_until = now + self._limits.lease_s
+        match message:
+            case Grant():
+                return self._granted(message, now) if self.phase is SourcePhase.WAITING else []
+            case Committed():
+                return self._committed() if self.phase is SourcePhase.SEALED else []
+            case Abort(reason=reason, corrupted=corrupted):
+                return self._aborted(reason, corrupted, now)
+
+    def _granted(self, grant: Grant, now: float) -> Sequence[Action]:
+        limit = max_skip_blocks(self.num_tokens, self._layout.block_tokens)
+        if not 0 <= grant.skip_blocks <= limit or grant.window < 1:
+            return self._stop(f"the target's grant makes no sense: {grant}", now)
+        self._enter(SourcePhase.STREAMING)
+        self._sending = Sending(skip_blocks=grant.skip_blocks, window=grant.window)
+        return self._pump(now)
+
+    def _pump(self, now: float) -> Sequence[Action]:
+        """Announce what is ready while the window has room; seal behind the last."""
+        if self.phase is not SourcePhase.STREAMING:
+            return []
+        self._sending, groups = self._sending.take(self._spans, self._layout)
+        actions: list[Action] = [Transmit(self.epoch, group, span) for group, span in groups]
+        if self._computed_at is not None and not self._sending.outstanding:
+            actions.append(Send(self._seal(now - self._computed_at)))
+            self._enter(SourcePhase.SEALED, now + self._limits.commit_s)
+        return actions
+
+    def _seal(self, since_computed_s: float) -> Seal:
+        return Seal(
+            self.request_id,
+            self.epoch,
+            num_tokens=self.num_tokens,
+            num_groups=self._sending.num_groups,
+            first_token=self._first_token or 0,
+            since_computed_s=since_computed_s,
+            wire_s=self._sending.wire_s,
+            exposed_s=self._sending.exposed_s,
+            kv_bytes=self._sending.kv_bytes,
+        )
+
+    def _link_sent(self, event: LinkSent, now: float) -> Sequence[Action]:
+        if event.epoch != self.epoch or event.group not in self._sending.outstanding:
+            return []
+        self._sending = self._sending.with_sent(event, self._computed_at)
+        return self._finish_stop(now) if self.phase is SourcePhase.STOPPING else self._pump(now)
+
+    def _committed(self) -> Sequence[Action]:
+        self._enter(SourcePhase.COMMITTED)
+        return [Release()]
+
+    # --- Stopping ---------------------------------------------------------------------------------------------------
+
+    def _aborted(self, reason: str, corrupted: bool, now: float) -> Sequence[Action]:
+        if self.phase in _ACTIVE:
+            if corrupted:
+                return self._end(FailureKind.CORRUPTED, reason, now)
+            return self._stop(reason, now, tell=False)
+        if corrupted and self.phase in (SourcePhase.STOPPING, SourcePhase.PARKED):  # what was kept is not to be trusted
+            return self._end(FailureKind.CORRUPTED, reason, now)
+        # The target asks again, so what it waits for was lost on the way; while sends run out, it is still to come.
+        stopped = self.phase not in (SourcePhase.QUEUED, SourcePhase.STOPPING)
+        return [Send(Stopped(self.request_id, self.epoch))] if stopped else []
+
+    def _link_closed(self, reason: str, now: float) -> Sequence[Action]:
+        self._sending = replace(self._sending, outstanding=frozenset())
+        if self.phase is SourcePhase.STREAMING:
+            return self._stop(reason, now)
+        return self._finish_stop(now) if self.phase is SourcePhase.STOPPING else []
+
+    def _peer_lost(self, reason: str, now: float) -> Sequence[Action]:
+        close: list[Action] = [CloseLink(self.epoch, reason)] if self._sending.outstanding else []
+        return [*close, *self._stop(reason, now)] if self.phase in _ACTIVE else close
+
+    def _retarget(self, epoch: int, now: float) -> Sequence[Action]:
+        if epoch <= max(self.epoch, self._next_epoch or 0) or not self.can_retarget:
+            return []
+        if self.phase is SourcePhase.QUEUED:
+            self.epoch = epoch
+            return []
+        self._next_epoch = epoch
+        if self.phase in _ACTIVE:
+            return self._stop(f"the gateway named another target under epoch {epoch}", now)
+        return self._finish_stop(now)
+
+    def _end(self, kind: FailureKind | None, reason: str, now: float) -> Sequence[Action]:
+        """Nobody needs the KV here any more; tell the gateway ``kind``, unless it knows."""
+        if not self.can_retarget:
+            return []
+        self._is_unwanted = True
+        epoch = self._next_epoch or self.epoch  # the one the gateway waits for
+        report: list[Action] = [Failed(epoch, kind, reason)] if kind else []
+        if self.phase in _ACTIVE:
+            return [*report, *self._stop(reason, now)]
+        return [*report, *self._finish_stop(now)]
+
+    def _stop(self, reason: str, now: float, *, tell: bool = True) -> list[Action]:
+        """Announce nothing more. What is outstanding runs out, or its link is closed; then comes ``Stopped``."""
+        self._enter(SourcePhase.STOPPING, now + self._limits.stop_s)
+        self._reason = reason
+        abort: list[Action] = [Send(Abort(self.request_id, self.epoch, reason))] if tell else []
+        return [*abort, *self._finish_stop(now)]
+
+    def _finish_stop(self, now: float) -> Sequence[Action]:
+        if self._sending.outstanding:
+            return []
+        stopped: list[Action] = []
+        if self.phase is SourcePhase.STOPPING:
+            stopped = [Send(Stopped(self.request_id, self.epoch))]
+        if self._is_unwanted:
+            self._enter(SourcePhase.ENDED)
+            return [*stopped, Release()]
+        if self._next_epoch is not None:
+            self.epoch, self._next_epoch, self._sending = self._next_epoch, None, Sending()
+            return [*stopped, *self._announce(now)]
+        self._enter(SourcePhase.PARKED, now + self._limits.park_s)
+        return [*stopped, Parked(self.epoch, self._reason)]
+
+    # --- Time -------------------------------------------------------------------------------------------------------
+
+    def _tick(self, now: float) -> Sequence[Action]:
+        if self.phase in _ACTIVE and now >= self._lease_until:
+            return self._peer_lost(f"no word from the target for {self._limits.lease_s:g} s", now)
+        if self._deadline is None or now < self._deadline:
+            return []
+        if self.phase is SourcePhase.WAITING:  # the first Started, or its Grant, may have been lost
+            self._deadline = now + self._limits.ask_s
+            return [self._started()]
+        if self.phase is SourcePhase.SEALED:
+            return self._stop(f"not committed within {self._limits.commit_s:g} s", now)
+        if self.phase is SourcePhase.STOPPING:
+            self._deadline = now + self._limits.stop_s
+            return [CloseLink(self.epoch, f"sends still outstanding after {self._limits.stop_s:g} s")]
+        return self._end(None, "nobody came for the parked KV", now)
+
+    def _enter(self, phase: SourcePhase, deadline: float | None = None) -> None:
+        check_move(_MOVES, self.phase, phase)
+        self.phase = phase
+        self._deadline = deadline

@@ -1,0 +1,302 @@
+"""One source worker, some target workers and a gateway, with the real handoffs between them, in a seeded world.
+
+Models what an endpoint, a link and an engine's block pool do, and checks that no block is read or written after it was
+freed. Knows nothing of models and tokens; blocks are sets of (layer, block) pairs.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from twinpool.kv_transfer import events as ev
+from twinpool.kv_transfer import handoff as msg
+from twinpool.kv_transfer.plan import layer_groups, max_skip_blocks, spans_of_chunk
+from twinpool.kv_transfer.source import SourceHandoff
+from twinpool.kv_transfer.target import TargetHandoff
+from twinpool.model.kv_layout import KVLayout
+from twinpool.simulator.handoff_link import ModelLink
+from twinpool.simulator.world import Faults, Network, Timer, World
+
+LAYOUT = KVLayout(num_layers=3, num_kv_heads=1, block_tokens=4, head_dim=1, dtype="float32", model="modelled")
+GROUPS = layer_groups(LAYOUT.num_layers, 2)
+CHUNK_TOKENS = 8
+
+
+@dataclass(eq=False)
+class End:
+    """One end of one handoff on its worker: the machine, its timer, and what it holds."""
+
+    world: World
+    machine: Any  # SourceHandoff | TargetHandoff
+    perform: Callable[["End", ev.Action], None]
+    num_tokens: int = 0
+    holds_blocks: bool = False
+    skip_blocks: int = 0
+    written: set[tuple[int, int]] = field(default_factory=set)
+    num_releases: int = 0
+    timer: Timer | None = None
+    is_dead: bool = False  # with its worker
+
+    def tell(self, event: Any) -> None:
+        """Let the machine take an event; perform what it asks; set the timer anew."""
+        if self.is_dead:
+            return
+        for action in self.machine.advance(event, self.world.now):
+            self.perform(self, action)
+        deadline = self.machine.next_deadline
+        if self.timer is not None:
+            self.timer.cancel()
+        self.timer = None if deadline is None else self.world.at(deadline, lambda: self.tell(ev.Tick()))
+
+    def soon(self, event: Any, delay_s: float = 0.01) -> None:
+        """Tell it, but not from within what it asked for."""
+        self.world.after(delay_s, lambda: self.tell(event))
+
+
+@dataclass(eq=False)
+class Target:
+    """A target worker: a pool that binds first come, first served, and sequences that end after a while."""
+
+    name: str
+    free_blocks: int
+    is_alive: bool = True
+    ends: dict[tuple[str, int], End] = field(default_factory=dict)
+    waiting: list[End] = field(default_factory=list)
+
+    def live_ends(self) -> list[End]:
+        """Ends that something can still happen to."""
+        return [end for end in self.ends.values() if not (end.is_dead or end.machine.is_over)]
+
+
+@dataclass(eq=False)
+class Call:
+    """One request as the gateway sees it; ``outcome`` is set once."""
+
+    request_id: str
+    num_tokens: int
+    epoch: int = 0
+    target: str = ""
+    outcome: str = ""
+
+
+class Cluster:
+    """The workers and the gateway. Orders and reports travel safely; what workers tell each other does not."""
+
+    def __init__(self, world: World, limits: msg.Limits, target_blocks: dict[str, int]) -> None:
+        self.world = world
+        self.limits = limits
+        self.network = Network(world, Faults())  # between workers
+        self.orders = Network(world, Faults())  # to and from the gateway
+        self.targets = {name: Target(name, blocks) for name, blocks in target_blocks.items()}
+        self.links = {name: ModelLink(self, target) for name, target in self.targets.items()}
+        self.sources: dict[str, list[End]] = {}
+        self.calls: dict[str, Call] = {}
+        self.corrupt = 0.0
+        self._beat()
+
+    def _beat(self) -> None:
+        for target in self.targets.values():
+            if target.is_alive:
+                self.network.send("p", target.name, partial(self._hear, target.live_ends))
+                self.network.send(target.name, "p", partial(self._hear, partial(self.sources_to, target.name)))
+        self.world.after(1.0, self._beat)
+
+    def _hear(self, ends: Callable[[], list[End]]) -> None:
+        for end in ends():
+            end.tell(ev.Heard())
+
+    # --- The gateway --------------------------------------------------------------------------------------------------
+
+    def submit(self, request_id: str, num_tokens: int) -> None:
+        """A client calls."""
+        self.calls[request_id] = Call(request_id, num_tokens)
+        self._dispatch(self.calls[request_id])
+
+    def _dispatch(self, call: Call) -> None:
+        call.epoch += 1
+        alive = [name for name, target in self.targets.items() if target.is_alive and name != call.target]
+        call.target = self.world.random.choice(alive or [call.target])
+        epoch, target = call.epoch, self.targets[call.target]
+        self.orders.send("gateway", "p", partial(self._prefill, call, epoch, target.name))
+        self.orders.send("gateway", target.name, partial(self._reserve, target, call, epoch))
+
+    def cancel(self, request_id: str) -> None:
+        """The client leaves."""
+        call = self.calls[request_id]
+        if not call.outcome:
+            call.outcome = "cancelled"
+            for end in self.sources.get(request_id, []):
+                end.tell(ev.Cancel("cancelled"))
+            self._forget(call)
+
+    def _forget(self, call: Call) -> None:
+        target, key = self.targets[call.target], (call.request_id, call.epoch)
+        self.orders.send("gateway", target.name, lambda: self._drop(target, key))
+
+    def _drop(self, target: Target, key: tuple[str, int]) -> None:
+        if key in target.ends:
+            target.ends[key].tell(ev.Cancel("no longer wanted"))
+
+    def _report(self, request_id: str, epoch: int, is_adopted: bool) -> None:
+        call = self.calls[request_id]
+        if call.outcome or epoch != call.epoch:
+            return
+        if is_adopted:
+            call.outcome = "done"
+        else:
+            self._forget(call)
+            self._dispatch(call)
+
+    def _tell_gateway(self, end: End, epoch: int, is_adopted: bool) -> None:
+        request_id = end.machine.request_id
+        self.orders.send("worker", "gateway", lambda: self._report(request_id, epoch, is_adopted))
+
+    # --- The source worker --------------------------------------------------------------------------------------------
+
+    def sources_to(self, name: str) -> list[End]:
+        """The source's ends whose current epoch goes to this target."""
+        ends = [end for ends in self.sources.values() for end in ends if not end.machine.is_over]
+        return [end for end in ends if self.links[name].carries(end)]
+
+    def _prefill(self, call: Call, epoch: int, name: str) -> None:
+        self.links[name].epochs.add((call.request_id, epoch))
+        ends = self.sources.setdefault(call.request_id, [])
+        for end in ends:
+            if end.machine.can_retarget:
+                end.tell(ev.Retarget(epoch))
+                return
+        if call.outcome:
+            return
+        machine = SourceHandoff(call.request_id, epoch, call.num_tokens, LAYOUT, self.limits)
+        end = End(self.world, machine, self._perform_source, call.num_tokens, holds_blocks=True)
+        ends.append(end)
+        end.tell(ev.Admitted())
+        self._compute(end, 0)
+
+    def _compute(self, end: End, before: int) -> None:
+        if end.machine.is_over:
+            return
+        after = min(before + CHUNK_TOKENS, end.num_tokens)
+        for span in spans_of_chunk(before, after, after == end.num_tokens, LAYOUT.block_tokens, GROUPS):
+            end.tell(ev.GroupReady(span))
+        if after == end.num_tokens:
+            end.tell(ev.Computed(7, self.world.now))
+        else:
+            self.world.after(self.world.random.uniform(0, 0.05), lambda: self._compute(end, after))
+
+    def _link_of(self, end: End, epoch: int) -> ModelLink:
+        return next(link for link in self.links.values() if (end.machine.request_id, epoch) in link.epochs)
+
+    def _perform_source(self, end: End, action: ev.Action) -> None:
+        match action:
+            case ev.Send(message):
+                link = self._link_of(end, message.epoch)
+                if link.target.is_alive:
+                    self.deliver(link, message)
+                else:
+                    end.soon(ev.PeerLost(message.epoch, "gone"))
+            case ev.Transmit(epoch):
+                assert end.holds_blocks, "sent after release"
+                self._link_of(end, epoch).transmit(end, action)
+            case ev.CloseLink(epoch):
+                self._link_of(end, epoch).close()
+            case ev.Release():
+                end.num_releases += 1
+                end.holds_blocks = False
+            case ev.Parked(epoch) | ev.Failed(epoch):
+                self._tell_gateway(end, epoch, False)
+            case _:
+                raise AssertionError(action)
+
+    def _at_source(self, link: ModelLink, message: Any) -> None:
+        for end in self.sources.get(message.request_id, []):
+            if end.machine.epoch == message.epoch:
+                end.tell(message)
+                return
+        for answer in msg.answer_unknown(message):
+            self.deliver(link, answer)
+
+    def deliver(self, link: ModelLink, message: msg.Message) -> None:
+        """Send a message to the link's target worker."""
+        self.network.send("p", link.target.name, partial(self._at_target, link, message))
+
+    # --- Target workers -----------------------------------------------------------------------------------------------
+
+    def crash(self, name: str) -> None:
+        """The target dies: the source's sockets and the gateway's notice, each after a while."""
+        target = self.targets[name]
+        target.is_alive = False
+        for end in target.ends.values():
+            end.is_dead = True
+        self.links[name].close()
+        for end in self.sources_to(name):
+            end.soon(ev.PeerLost(end.machine.epoch, "gone"), 0.02)
+        for call in self.calls.values():
+            if call.target == name and not call.outcome:
+                self.world.after(0.3, partial(self._report, call.request_id, call.epoch, False))
+
+    def _end_at(self, target: Target, key: tuple[str, int], num_tokens: int) -> End:
+        if key not in target.ends:
+            machine = TargetHandoff(*key, LAYOUT, self.world.random.randint(1, 3), self.limits)
+            target.ends[key] = End(self.world, machine, partial(self._perform_target, target), num_tokens)
+        return target.ends[key]
+
+    def _reserve(self, target: Target, call: Call, epoch: int) -> None:
+        if target.is_alive:
+            self._end_at(target, (call.request_id, epoch), call.num_tokens).tell(ev.Reserve(call.num_tokens))
+
+    def _at_target(self, link: ModelLink, message: Any) -> None:
+        target, key = link.target, (message.request_id, message.epoch)
+        if not target.is_alive or (isinstance(message, msg.Next) and not link.expect(message)):
+            return
+        if isinstance(message, msg.Started):
+            self._end_at(target, key, message.num_tokens)
+        if key in target.ends:
+            target.ends[key].tell(message)
+        elif isinstance(message, msg.Next):
+            link.post(None, ev.Receive(message.seq, message.span, discard=True))
+        for answer in () if key in target.ends else msg.answer_unknown(message):
+            self.network.send(target.name, "p", partial(self._at_source, link, answer))
+
+    def _bind(self, target: Target) -> None:
+        while target.waiting and LAYOUT.num_blocks(target.waiting[0].num_tokens) <= target.free_blocks:
+            end = target.waiting.pop(0)
+            target.free_blocks -= LAYOUT.num_blocks(end.num_tokens)
+            end.holds_blocks = True
+            end.skip_blocks = self.world.random.randint(0, max_skip_blocks(end.num_tokens, LAYOUT.block_tokens))
+            end.soon(ev.Bound(end.skip_blocks))
+
+    def _give_back(self, target: Target, end: End) -> None:
+        end.holds_blocks = False
+        target.free_blocks += LAYOUT.num_blocks(end.num_tokens)
+        self._bind(target)
+
+    def _perform_target(self, target: Target, end: End, action: ev.Action) -> None:
+        link = self.links[target.name]
+        match action:
+            case ev.Send(message):
+                self.network.send(target.name, "p", partial(self._at_source, link, message))
+            case ev.BindBlocks():
+                target.waiting.append(end)
+                self._bind(target)
+            case ev.Receive():
+                link.post(end, action)
+            case ev.CloseLink():
+                link.close()
+            case ev.Adopt():
+                end.num_releases += 1
+                blocks = range(end.skip_blocks, LAYOUT.num_blocks(end.num_tokens))
+                assert end.written == {(layer, block) for layer in range(LAYOUT.num_layers) for block in blocks}
+                self._tell_gateway(end, end.machine.epoch, True)
+                self.world.after(self.world.random.uniform(0, 1), lambda: self._give_back(target, end))
+            case ev.Release():
+                end.num_releases += 1
+                if end in target.waiting:
+                    target.waiting.remove(end)
+                if end.holds_blocks:
+                    self._give_back(target, end)
+            case ev.Failed(epoch):
+                self._tell_gateway(end, epoch, False)
+            case _:
+                raise AssertionError(action)

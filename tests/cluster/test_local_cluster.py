@@ -1,0 +1,214 @@
+"""A cluster end to end in one process: what clients see, what workers keep, and what fails cleanly."""
+
+import asyncio
+import random
+from typing import Any
+
+import grpc
+import pytest
+
+from tests.cluster.local_cluster import LocalCluster, make_plan, running
+from twinpool.client.results import GenerationResult
+from twinpool.core.errors import InvalidRequest, ModelNotFound
+from twinpool.core.messages import FinishReason, SamplingParams
+from twinpool.model.modelled_kv import oracle_tokens
+from twinpool.model.modelled_shape import modelled_shape
+from twinpool.protos.twinpool.v1 import generation_pb2, generation_pb2_grpc
+
+SHAPE = modelled_shape("modelled:instant")
+Requests = list[tuple[list[int], dict[str, Any]]]
+
+
+def expected(prompt: list[int], **sampling: Any) -> tuple[int, ...]:
+    params = SamplingParams(**sampling)
+    return tuple(oracle_tokens(SHAPE, prompt, params, params.max_tokens))
+
+
+def some_requests(count: int, seed: int = 0) -> Requests:
+    rng = random.Random(seed)
+    requests = []
+    for number in range(count):
+        start = rng.randrange(4)  # some begin alike
+        prompt = list(range(start, start + rng.randint(1, 200)))
+        sampling = {"max_tokens": rng.randint(1, 40), "temperature": float(number % 2), "seed": number}
+        requests.append((prompt, sampling))
+    return requests
+
+
+async def generate_all(
+    cluster: LocalCluster, requests: list[tuple[list[int], dict[str, Any]]]
+) -> list[GenerationResult]:
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(cluster.client.generate(prompt, **sampling)) for prompt, sampling in requests]
+    return [task.result() for task in tasks]
+
+
+@pytest.mark.parametrize(
+    "pools",
+    [
+        {"prefill": 2, "decode": 2},
+        {"prefill": 2, "decode": 2, "policy": "round_robin"},
+        {"prefill": 1, "decode": 2, "policy": "least_loaded"},
+        {"prefill": 0, "decode": 0, "mixed": 2},
+        {"prefill": 1, "decode": 1, "mixed": 1, "disaggregate": "when_cheaper"},
+        {"prefill": 1, "decode": 1, "disaggregate": "never"},
+    ],
+    ids=str,
+)
+def test_every_placement_gives_the_same_tokens(pools: dict[str, Any]) -> None:
+    async def scenario() -> None:
+        async with running(make_plan(**pools)) as cluster:
+            requests = some_requests(24)
+            results = await generate_all(cluster, requests)
+            for (prompt, sampling), result in zip(requests, results, strict=True):
+                assert result.token_ids == expected(prompt, **sampling)
+                assert result.finish_reason is FinishReason.LENGTH
+                assert result.usage.prompt_tokens == len(prompt)
+            await cluster.assert_idle()
+
+    asyncio.run(scenario())
+
+
+def test_disaggregated_requests_move_kv_and_say_where_they_ran() -> None:
+    async def scenario() -> None:
+        async with running(make_plan(1, 1)) as cluster:
+            result = await cluster.client.generate(list(range(100)), max_tokens=10, temperature=0.0)
+            timings = result.timings
+            assert (timings.prefill_worker, timings.decode_worker) == ("prefill-0", "decode-0")
+            assert timings.kv_bytes == -(-100 // 8) * 8 * SHAPE.kv_token_bytes
+            assert timings.attempts == 1
+            assert timings.ttft_s > 0
+            assert 0 <= timings.exposed_s <= timings.wire_s
+            again = await cluster.client.generate(list(range(100)), max_tokens=10, temperature=0.0)
+            assert again.token_ids == result.token_ids
+            assert again.timings.kv_bytes < timings.kv_bytes  # the decode worker kept the full blocks
+            assert again.usage.cached_tokens == 96
+
+    asyncio.run(scenario())
+
+
+def test_a_single_token_never_reserves_a_decode_worker() -> None:
+    async def scenario() -> None:
+        async with running(make_plan(1, 1)) as cluster:
+            result = await cluster.client.generate([1, 2, 3], max_tokens=1, temperature=0.0)
+            assert result.token_ids == expected([1, 2, 3], max_tokens=1, temperature=0.0)
+            assert result.timings.kv_bytes == 0
+            assert (
+                cluster.workers["decode-0"].engine.load().free_blocks
+                == cluster.workers["decode-0"].engine.pool.num_blocks
+            )
+            await cluster.assert_idle()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("after_tokens", [0, 1, 2, 5])
+def test_leaving_the_stream_frees_everything(after_tokens: int) -> None:
+    async def scenario() -> None:
+        async with running(make_plan(1, 1, worker={"model": "modelled:paced"})) as cluster:
+            stream = cluster.client.stream(list(range(300)), max_tokens=150, temperature=0.0)
+            if after_tokens:
+                seen = 0
+                async for event in stream:
+                    seen += len(event.token_ids)
+                    if seen >= after_tokens:
+                        break
+            else:
+                await asyncio.sleep(0.02)
+            await stream.aclose()
+            await cluster.assert_idle()
+            result = await cluster.client.generate([1, 2, 3], max_tokens=4, temperature=0.0)  # the workers are well
+            assert result.token_ids == expected([1, 2, 3], max_tokens=4, temperature=0.0)
+
+    asyncio.run(scenario())
+
+
+def test_cancel_by_id_ends_the_stream_and_is_idempotent() -> None:
+    async def scenario() -> None:
+        from twinpool.core.errors import Cancelled
+
+        async with running(make_plan(1, 1, worker={"model": "modelled:paced"})) as cluster:
+            stream = cluster.client.stream(list(range(50)), max_tokens=400, temperature=0.0, request_id="mine")
+            with pytest.raises(Cancelled):
+                async for event in stream:
+                    if event.index == 3:
+                        assert await cluster.client.cancel("mine")
+            assert not await cluster.client.cancel("mine")
+            assert not await cluster.client.cancel("never heard of")
+            await cluster.assert_idle()
+
+    asyncio.run(scenario())
+
+
+BAD_REQUESTS = [
+    ({"token_ids": {"ids": []}}, "token_ids"),
+    ({}, "prompt"),
+    ({"token_ids": {"ids": [1, 2, 32_000]}}, "token_ids"),
+    ({"token_ids": {"ids": [1] * 600}}, "token_ids"),
+    ({"text": "this model has no tokenizer"}, "text"),
+    ({"chat": {"messages": []}}, "chat"),
+    ({"token_ids": {"ids": [1]}, "sampling": {"temperature": float("nan")}}, "sampling.temperature"),
+    ({"token_ids": {"ids": [1]}, "sampling": {"temperature": -1}}, "sampling.temperature"),
+    ({"token_ids": {"ids": [1]}, "sampling": {"top_p": 0}}, "sampling.top_p"),
+    ({"token_ids": {"ids": [1]}, "sampling": {"top_k": -1}}, "sampling.top_k"),
+    ({"token_ids": {"ids": [1]}, "sampling": {"max_tokens": 0}}, "sampling.max_tokens"),
+    ({"token_ids": {"ids": [1] * 500}, "sampling": {"max_tokens": 13}}, "sampling.max_tokens"),
+    ({"token_ids": {"ids": [1]}, "sampling": {"n": 2}}, "sampling.n"),
+    ({"token_ids": {"ids": [1]}, "sampling": {"stop": ["x"]}}, "sampling.stop"),
+    ({"token_ids": {"ids": [1]}, "goal": {"ttft_s": float("inf"), "tpot_s": 1}}, "goal.ttft_s"),
+    ({"token_ids": {"ids": [1]}, "goal_class": "gold"}, "goal_class"),
+    ({"token_ids": {"ids": [1]}, "request_id": "x" * 200}, "request_id"),
+]
+
+
+def test_bad_requests_are_refused_by_field_and_hurt_nobody() -> None:
+    async def scenario() -> None:
+        from twinpool.client.errors import error_from_rpc
+
+        async with running(make_plan(1, 1)) as cluster, grpc.aio.insecure_channel(cluster.addresses[0]) as channel:
+            stub = generation_pb2_grpc.GenerationServiceStub(channel)  # type: ignore[no-untyped-call]
+            for fields, field in BAD_REQUESTS:
+                with pytest.raises(grpc.aio.AioRpcError) as caught:
+                    async for _ in stub.Generate(generation_pb2.GenerateRequest(**fields)):
+                        pass
+                error = error_from_rpc(caught.value, cluster.addresses[0], "generate")
+                assert isinstance(error, InvalidRequest), f"{fields}: {error!r}"
+                assert error.field == field
+            with pytest.raises(ModelNotFound, match="test-model"):
+                await cluster.client.generate([1], model="gpt-5")
+            result = await cluster.client.generate([1, 2, 3], max_tokens=4, temperature=0.0)
+            assert result.token_ids == expected([1, 2, 3], max_tokens=4, temperature=0.0)
+            await cluster.assert_idle()
+
+    asyncio.run(scenario())
+
+
+def test_status_tells_workers_links_and_load() -> None:
+    async def scenario() -> None:
+        async with running(make_plan(1, 2)) as cluster:
+            status = await cluster.client.status()
+            assert [worker.id for worker in status.workers] == ["decode-0", "decode-1", "prefill-0"]
+            assert {worker.state for worker in status.workers} == {"ready"}
+            assert all(worker.free_blocks == worker.total_blocks > 0 for worker in status.workers)
+            assert status.gateways[0].grpc == cluster.addresses[0]
+
+    asyncio.run(scenario())
+
+
+def test_overload_is_refused_with_a_reason_and_queued_requests_end() -> None:
+    async def scenario() -> None:
+        from twinpool.core.errors import Overloaded
+
+        small = {"kv_bytes": 40 * 8 * SHAPE.kv_token_bytes, "max_model_len": 300, "model": "modelled:paced"}
+        async with running(make_plan(1, 1, worker=small, max_queued=4)) as cluster:
+            calls = [cluster.client.generate(list(range(200)), max_tokens=60, temperature=0.0) for _ in range(12)]
+            results = await asyncio.gather(*calls, return_exceptions=True)
+            refused = [result for result in results if isinstance(result, Overloaded)]
+            answered = [result for result in results if isinstance(result, GenerationResult)]
+            assert len(refused) + len(answered) == 12
+            assert refused
+            assert all("queue is full" in error.reason for error in refused)
+            assert {r.token_ids for r in answered} == {expected(list(range(200)), max_tokens=60, temperature=0.0)}
+            await cluster.assert_idle()
+
+    asyncio.run(scenario())

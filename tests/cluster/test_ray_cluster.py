@@ -1,0 +1,162 @@
+"""The real thing: `twinpool up` with Ray, worker processes, the demo model, and everything gone afterwards."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from twinpool.client.client import AsyncClient, Client
+from twinpool.client.results import GenerationResult
+
+ROOT = Path(__file__).resolve().parents[2]
+MODEL = ROOT / "examples" / "models" / "tiny"
+SPEC = """
+name: {name}
+model: {{path: {model}, max_model_len: 1024, dtype: float32}}
+pools: {{prefill: {{workers: {prefill}}}, decode: {{workers: {decode}}}}}
+kv: {{block_tokens: 16, memory: 64MiB}}
+batching: {{chunk_tokens: 128}}
+router: {{policy: round_robin, disaggregate: always}}
+goals: {{default: {{ttft_s: 30, tpot_s: 5}}}}
+gateway: {{grpc_port: 0, http_port: 0}}
+"""
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
+
+
+class Machine:
+    """The command line, with a state folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.environment = {**os.environ, "TWINPOOL_STATE_DIR": str(folder / "state")}
+
+    def spec(self, name: str, prefill: int = 1, decode: int = 1) -> Path:
+        path = self.folder / f"{name}.yaml"
+        path.write_text(SPEC.format(name=name, model=MODEL, prefill=prefill, decode=decode))
+        return path
+
+    def run(self, *arguments: str, expect: int = 0) -> str:
+        command = [sys.executable, "-m", "twinpool.cluster.cli", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, env=self.environment, cwd="/", timeout=200)
+        assert done.returncode == expect, done.stderr
+        return done.stdout if expect == 0 else done.stderr
+
+    def state(self, name: str) -> dict[str, Any]:
+        values: dict[str, Any] = json.loads((self.folder / "state" / f"{name}.json").read_text())
+        return values
+
+
+def family_of(pid: int) -> list[psutil.Process]:
+    supervisor = psutil.Process(pid)
+    return [supervisor, *supervisor.children(recursive=True)]
+
+
+def assert_gone(family: list[psutil.Process]) -> None:
+    _, alive = psutil.wait_procs(family, timeout=30)
+    alive = [process for process in alive if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    assert not alive, f"left running: {alive}"
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Machine:
+    return Machine(tmp_path_factory.mktemp("machine"))
+
+
+@pytest.fixture(scope="module")
+def cluster(machine: Machine) -> Iterator[dict[str, Any]]:
+    """2 prefill and 2 decode workers; and not one process of them afterwards."""
+    machine.run("up", str(machine.spec("pairs", 2, 2)), "--detach")
+    state = machine.state("pairs")
+    family = family_of(state["supervisor_pid"])
+    yield state
+    machine.run("down", "pairs")
+    assert_gone(family)
+
+
+PROMPTS = ["def read_file(", "class Queue:\n", "import os\n\n\ndef main(", "x = [", "    return ", "try:\n    import "]
+
+
+def test_status_names_every_process(machine: Machine, cluster: dict[str, Any]) -> None:
+    status = json.loads(machine.run("status", "--json"))
+    assert [worker["id"] for worker in status["workers"]] == ["decode-0", "decode-1", "prefill-0", "prefill-1"]
+    assert len({worker["pid"] for worker in status["workers"]} | {status["gateways"][0]["pid"]}) == 5
+    assert {worker["state"] for worker in status["workers"]} == {"ready"}
+
+
+def test_generate_from_any_directory_streams_text(machine: Machine, cluster: dict[str, Any]) -> None:
+    result = json.loads(machine.run("generate", "def read_file(", "--max-tokens", "24", "--json"))
+    assert result["usage"]["completion_tokens"] == len(result["token_ids"]) <= 24
+    assert result["text"].isprintable() or "\n" in result["text"]
+    assert result["timings"]["prefill_worker"].startswith("prefill-")
+    assert result["timings"]["decode_worker"].startswith("decode-")
+    assert result["timings"]["kv_bytes"] > 0
+
+
+def test_concurrent_requests_answer_as_one_at_a_time(cluster: dict[str, Any]) -> None:
+    sampling = [{"max_tokens": 24, "temperature": float(i % 2) * 0.8, "seed": i} for i in range(12)]
+    requests = [(PROMPTS[i % len(PROMPTS)] * (1 + i), chosen) for i, chosen in enumerate(sampling)]
+
+    async def together() -> list[GenerationResult]:
+        async with AsyncClient(cluster["grpc"]) as client:
+            return await asyncio.gather(*(client.generate(prompt, **chosen) for prompt, chosen in requests))
+
+    with Client(cluster["grpc"]) as client:
+        alone = [client.generate(prompt, **chosen) for prompt, chosen in requests]
+    results = asyncio.run(together())
+    assert [result.token_ids for result in results] == [result.token_ids for result in alone]
+    assert {result.timings.prefill_worker for result in results} == {"prefill-0", "prefill-1"}
+    assert {result.timings.decode_worker for result in results} == {"decode-0", "decode-1"}
+
+
+def test_a_second_cluster_of_the_name_is_refused(machine: Machine, cluster: dict[str, Any]) -> None:
+    told = machine.run("up", str(machine.spec("pairs", 2, 2)), "--detach", expect=2)
+    assert "already up" in told
+    assert len(told.splitlines()) == 1
+
+
+def test_leaving_streams_at_any_time_leaves_nothing(machine: Machine, cluster: dict[str, Any]) -> None:
+    with Client(cluster["grpc"]) as client:
+        for num_events in (0, 1, 2, 6):
+            with client.stream(PROMPTS[0] * 40, max_tokens=200, temperature=0.0) as stream:
+                for _, _ in zip(range(num_events), stream, strict=False):
+                    pass
+        deadline = time.monotonic() + 10
+        while (status := client.status()).running_requests or any(w.running + w.waiting for w in status.workers):
+            assert time.monotonic() < deadline, status
+            time.sleep(0.05)
+
+
+def test_a_killed_decode_worker_costs_no_token(machine: Machine, cluster: dict[str, Any]) -> None:
+    with Client(cluster["grpc"]) as client:
+        undisturbed = client.generate(PROMPTS[1], max_tokens=200, temperature=0.0, ignore_eos=True)
+        with client.stream(PROMPTS[1], max_tokens=200, temperature=0.0, ignore_eos=True) as stream:
+            for event in stream:
+                if event.index == 5:
+                    busy = [w for w in client.status().workers if w.role == "decode" and w.running]
+                    os.kill(busy[0].pid, signal.SIGKILL)
+            result = stream.result
+        assert result.token_ids == undisturbed.token_ids
+        assert result.timings.attempts == 2
+        deadline = time.monotonic() + 60
+        while any(worker.state != "ready" for worker in client.status().workers):
+            assert time.monotonic() < deadline, "the worker was not replaced"
+            time.sleep(0.2)
+
+
+def test_sigterm_of_the_supervisor_takes_everything_down(machine: Machine) -> None:
+    machine.run("up", str(machine.spec("short-lived")), "--detach")
+    pid = machine.state("short-lived")["supervisor_pid"]
+    family = family_of(pid)
+    os.kill(pid, signal.SIGTERM)
+    assert_gone(family)
+    assert "short-lived" not in machine.run("status", "short-lived", expect=2).splitlines()[1:]

@@ -1,0 +1,84 @@
+"""Handoffs of any shape through up to three targets, under any number of faults, in orders that hypothesis chooses."""
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from twinpool.kv_transfer.plan import Span, layer_groups, spans_of_chunk
+from twinpool.simulator.handoff_model import Model
+from twinpool.simulator.handoff_steps import Kind, Step, check_at_rest, check_bounded, steps, take
+
+
+@st.composite
+def models(draw):
+    num_layers, num_blocks = draw(st.integers(1, 3)), draw(st.integers(1, 4))
+    ends = sorted(draw(st.sets(st.integers(1, num_blocks))) | {num_blocks})
+    layers = layer_groups(num_layers, draw(st.integers(1, 3)))
+    spans: tuple[Span, ...] = ()
+    for before, after in zip([0, *ends], ends, strict=False):
+        spans += spans_of_chunk(before, after, after == num_blocks, 1, layers)
+    return Model(
+        spans,
+        skip_blocks=draw(st.integers(0, num_blocks - 1)),
+        window=draw(st.integers(1, 4)),
+        max_lanes=3,
+        is_buffered=draw(st.booleans()),
+        num_layers=num_layers,
+        num_blocks=num_blocks,
+    )
+
+
+class HandoffWorld(RuleBasedStateMachine):
+    """Safety is checked by the model at each step; at the end, faults stop and everything must come to rest, clean."""
+
+    @initialize(model=models())
+    def begin(self, model):
+        self.model = model
+        self.scene = model.start()
+
+    def options(self, *kinds: Kind) -> list[Step]:
+        return [step for step in steps(self.model, self.scene) if step.kind in kinds]
+
+    def choose(self, data, *kinds: Kind) -> None:
+        options = self.options(*kinds)
+        if options:
+            self.scene = take(self.model, self.scene, data.draw(st.sampled_from(options)))
+
+    @rule(data=st.data(), count=st.integers(1, 12))
+    def progress(self, data, count):
+        for _ in range(count):
+            self.choose(data, Kind.PROGRESS)
+
+    @rule(data=st.data())
+    def fault(self, data):
+        self.choose(data, Kind.FAULT)
+
+    @rule(data=st.data())
+    def early_timer_or_another_target(self, data):
+        self.choose(data, Kind.TIMER, Kind.OPTION)
+
+    @precondition(lambda self: len(self.scene.lanes) > 1)
+    @rule(data=st.data())
+    def stale_message(self, data):
+        late = [step for step in self.options(Kind.PROGRESS) if step.name.startswith("to ") and step.lane == 0]
+        if late:
+            self.scene = take(self.model, self.scene, data.draw(st.sampled_from(late)))
+
+    @invariant()
+    def every_wait_has_a_deadline(self):
+        check_bounded(self.scene)
+
+    def teardown(self):
+        if not hasattr(self, "scene"):
+            return
+        for _ in range(2000):
+            options = self.options(Kind.PROGRESS) or self.options(Kind.TIMER)
+            if not options:
+                check_at_rest(self.scene)
+                return
+            self.scene = take(self.model, self.scene, options[0])
+        raise AssertionError("no rest after 2000 steps without a fault")
+
+
+TestHandoffWorld = HandoffWorld.TestCase
+TestHandoffWorld.settings = settings(max_examples=100, stateful_step_count=25, deadline=None)

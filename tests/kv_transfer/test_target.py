@@ -1,0 +1,153 @@
+"""The target's end, step by step: what it says and asks for, in the order of a request's life."""
+
+from dataclasses import replace
+
+import pytest
+
+from twinpool.core.errors import Internal
+from twinpool.core.messages import FailureKind
+from twinpool.kv_transfer import events as ev
+from twinpool.kv_transfer.handoff import Abort, Committed, Grant, Limits, Next, Seal, Started, Stopped
+from twinpool.kv_transfer.plan import Span
+from twinpool.kv_transfer.target import TargetHandoff, TargetPhase
+from twinpool.model.kv_layout import KVLayout
+
+LAYOUT = KVLayout(num_layers=2, num_kv_heads=1, block_tokens=4, head_dim=2, dtype="float32", model="m")
+LIMITS = Limits(lease_s=10, park_s=20, announce_s=6, commit_s=5, verify_s=4, stop_s=3)
+GRANTED = (ev.Reserve(10), Started("r", 1, 10), ev.Bound(1))  # 10 tokens: 3 blocks, the first one held
+SEAL = Seal("r", 1, 10, 1, 7, 0.0, 0.0, 0.0, 128)
+
+
+def _target(*events, now=0.0):
+    target = TargetHandoff("r", 1, LAYOUT, 2, LIMITS)
+    for event in events:
+        target.advance(event, now)
+    return target
+
+
+def test_messages_of_another_epoch_change_nothing():
+    target = _target(*GRANTED)
+    for message in (Next("r", 2, 0, Span(0, 2, 2, 3)), Abort("r", 0, "old"), Stopped("r", 0), replace(SEAL, epoch=2)):
+        assert target.advance(message, 1.0) == []
+    assert target.phase is TargetPhase.RECEIVING
+
+
+def test_a_source_that_asks_again_is_granted_again_until_it_sends():
+    target = _target(*GRANTED)
+    assert target.advance(GRANTED[1], 1.0) == [ev.Send(Grant("r", 1, 1, 2))]
+    target.advance(Next("r", 1, 0, Span(0, 2, 1, 2)), 1.0)
+    assert target.advance(GRANTED[1], 1.0) == []
+    assert _target(*GRANTED[:2]).advance(GRANTED[1], 1.0) == []
+
+
+@pytest.mark.parametrize("events", [GRANTED[:2], (GRANTED[1], GRANTED[0])])
+def test_a_target_wants_blocks_when_both_the_order_and_the_source_have_come(events):
+    target = _target(events[0])
+    assert target.advance(events[1], 1.0) == [ev.BindBlocks(3)]
+    assert target.advance(ev.Bound(1), 2.0) == [ev.Send(Grant("r", 1, 1, 2))]
+
+
+def test_a_target_adopts_when_the_seal_and_every_group_are_there_in_either_order():
+    target = _target(*GRANTED)
+    span = Span(0, 2, 1, 3)
+    assert target.advance(Next("r", 1, 5, span), 1.0) == [ev.Receive(5, span)]
+    assert target.advance(Next("r", 1, 5, span), 1.0) == []
+    assert target.advance(SEAL, 1.0) == []
+    assert target.advance(ev.GroupReceived(5, True), 2.0) == [ev.Adopt(SEAL), ev.Send(Committed("r", 1))]
+    for late in (SEAL, Abort("r", 1, "late"), Stopped("r", 1), ev.Cancel("late"), ev.PeerLost(1, "late"), ev.Tick()):
+        assert target.advance(late, 99.0) == []
+
+
+def test_a_seal_over_holes_is_refused():
+    target = _target(*GRANTED, Next("r", 1, 0, Span(0, 2, 1, 2)), ev.GroupReceived(0, True))
+    failed, abort = target.advance(SEAL, 1.0)
+    assert failed.kind is FailureKind.TRANSFER_FAILED
+    assert "do not make the whole" in abort.message.reason
+
+
+def test_a_wrong_digest_is_never_adopted_and_blocks_stay_until_the_source_has_stopped():
+    target = _target(*GRANTED, Next("r", 1, 0, Span(0, 2, 1, 3)), SEAL)
+    failed, abort = target.advance(ev.GroupReceived(0, False), 1.0)
+    assert failed.kind is FailureKind.CORRUPTED
+    assert abort.message.corrupted
+    assert target.phase is TargetPhase.DRAINING
+    assert target.advance(Stopped("r", 1), 2.0) == [ev.Release()]
+
+
+def test_a_draining_target_waits_for_its_own_receives_too_and_discards_what_still_comes():
+    target = _target(*GRANTED, Next("r", 1, 0, Span(0, 1, 1, 3)))
+    target.advance(ev.Cancel("the client left"), 1.0)
+    late = Span(1, 2, 1, 3)
+    assert target.advance(Next("r", 1, 1, late), 1.0) == [ev.Receive(1, late, discard=True)]
+    assert target.advance(Stopped("r", 1), 2.0) == []
+    assert target.advance(ev.GroupReceived(0, True), 2.0) == [ev.Release()]
+
+
+def test_a_source_that_does_not_stop_loses_its_link():
+    target = _target(*GRANTED, ev.Cancel("the client left"))
+    assert target.advance(ev.Tick(), 3.0) == [ev.CloseLink(1, "the source has not stopped within 3 s")]
+    assert target.next_deadline == 6.0
+    assert target.advance(ev.LinkClosed(1, "closed"), 3.1) == [ev.Release()]
+
+
+def test_a_link_that_breaks_under_a_grant_fails_the_epoch_and_frees_at_once():
+    failed, abort, release = _target(*GRANTED).advance(ev.LinkClosed(1, "broken"), 1.0)
+    assert (failed.kind, release) == (FailureKind.TRANSFER_FAILED, ev.Release())
+    assert isinstance(abort.message, Abort)
+    assert _target(*GRANTED[:2]).advance(ev.LinkClosed(1, "broken"), 1.0) == []  # nothing was granted on it
+
+
+@pytest.mark.parametrize("span", [Span(0, 2, 0, 3), Span(0, 3, 1, 3), Span(0, 2, 1, 4), Span(0, 0, 1, 3)])
+def test_a_span_that_was_not_asked_for_is_never_received(span):
+    actions = _target(*GRANTED).advance(Next("r", 1, 0, span), 1.0)
+    assert isinstance(actions[0], ev.CloseLink)
+    assert not any(isinstance(action, ev.Receive) for action in actions)
+
+
+def test_a_span_sent_twice_is_received_into_scratch_and_fails_the_epoch():
+    span = Span(0, 2, 1, 2)
+    actions = _target(*GRANTED, Next("r", 1, 0, span)).advance(Next("r", 1, 1, span), 1.0)
+    assert actions[0] == ev.Receive(1, span, discard=True)
+    assert actions[1].kind is FailureKind.TRANSFER_FAILED
+
+
+def test_the_target_reports_what_it_decides_and_leaves_the_rest_to_who_decided():
+    assert _target(*GRANTED).advance(ev.PeerLost(1, "gone"), 1.0)[1] == ev.Failed(1, FailureKind.PEER_LOST, "gone")
+    assert _target(*GRANTED).advance(Abort("r", 1, "theirs"), 1.0) == []
+    assert _target(GRANTED[0]).advance(Abort("r", 1, "theirs"), 1.0) == [ev.Release()]
+
+
+def test_an_order_and_a_source_that_disagree_on_the_length_never_meet():
+    failed, abort, _ = _target(ev.Reserve(10)).advance(Started("r", 1, 11), 1.0)
+    assert failed.kind is FailureKind.INTERNAL
+    assert "11 tokens" in abort.message.reason
+
+
+def test_a_source_without_an_order_is_turned_away_in_time():
+    target = _target(Started("r", 1, 10))
+    assert target.next_deadline == 6.0
+    abort, release = target.advance(ev.Tick(), 6.0)
+    assert "no order" in abort.message.reason
+    assert release == ev.Release()
+
+
+def test_groups_that_do_not_follow_their_seal_in_time_fail_the_epoch():
+    target = _target(*GRANTED, Next("r", 1, 0, Span(0, 2, 1, 3)), SEAL)
+    failed, _ = target.advance(ev.Tick(), 4.0)
+    assert failed.reason == "groups missing 4 s after the seal"
+
+
+def test_an_ended_target_turns_late_messages_away():
+    target = _target(GRANTED[0], ev.Cancel("the client left"))
+    for message in (Started("r", 1, 10), SEAL):
+        (send,) = target.advance(message, 1.0)
+        assert isinstance(send.message, Abort)
+    assert target.advance(ev.Bound(0), 1.0) == []
+    assert target.advance(ev.Reserve(10), 1.0) == []
+
+
+def test_binding_that_skips_the_last_block_is_a_bug_of_ours():
+    with pytest.raises(Internal, match="3 blocks to skip"):
+        _target(*GRANTED[:2]).advance(ev.Bound(3), 1.0)
+    with pytest.raises(Internal, match="reserved -> receiving"):
+        _target(GRANTED[0]).advance(ev.Bound(0), 1.0)
