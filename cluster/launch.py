@@ -11,6 +11,7 @@ from pathlib import Path
 
 from twinpool.core.messages import Goal, WorkerConfig
 from twinpool.core.spec import ClusterSpec, check_against_model
+from twinpool.core.spec_fields import Problem
 from twinpool.core.spec_file import read_cluster
 from twinpool.model.shape import load_shape
 
@@ -63,6 +64,8 @@ def plan_launch(spec_path: Path) -> LaunchPlan:
             spec, kv_token_bytes=shape.kv_token_bytes, max_position_embeddings=shape.max_position_embeddings
         )
     )
+    if spec.ray.address == "local":
+        file.refuse(_check_memory(spec, shape.weight_bytes, _available_bytes()))
     secret = secrets.token_hex(16)
     return LaunchPlan(
         name=spec.name,
@@ -71,6 +74,29 @@ def plan_launch(spec_path: Path) -> LaunchPlan:
         ray_address=spec.ray.address,
         object_store_bytes=spec.ray.object_store,
     )
+
+
+def _check_memory(spec: ClusterSpec, weight_bytes: int, available_bytes: int) -> tuple[Problem, ...]:
+    """All workers of a local Ray share this machine's memory."""
+    num_workers = sum(pool.workers for pool in spec.pools.by_role().values())
+    needed = num_workers * (weight_bytes + spec.kv.memory)
+    if needed <= available_bytes:
+        return ()
+    what = (
+        f"{num_workers} workers with {_mib(weight_bytes)} of weights and {_mib(spec.kv.memory)} of KV each need "
+        f"{_mib(needed)}; this machine has {_mib(available_bytes)} free"
+    )
+    return (Problem(("kv", "memory"), what),)
+
+
+def _available_bytes() -> int:
+    """Memory that new processes may take, as the kernel estimates it."""
+    fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+    return int(fields["MemAvailable"].split()[0]) * 1024
+
+
+def _mib(num_bytes: int) -> str:
+    return f"{num_bytes / 2**20:.0f}MiB"
 
 
 def _worker_configs(spec: ClusterSpec, secret: str) -> Iterator[WorkerConfig]:

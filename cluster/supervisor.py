@@ -21,6 +21,8 @@ from twinpool.core.errors import SpecError, TwinpoolError
 
 log = logging.getLogger(__name__)
 
+RAY_CONNECT_TIMEOUT_S = 5.0
+
 OnReady = Callable[[ClusterState], None]
 
 
@@ -33,8 +35,8 @@ def supervise(spec_path: Path, folder: StateFolder, on_ready: OnReady) -> None:
     plan = plan_launch(spec_path)
     with folder.lock(plan.name):
         _check_ports_are_free(plan)
-        _connect_ray(plan)
         try:
+            _connect_ray(plan)
             asyncio.run(_run(str(spec_path.resolve()), plan, folder, on_ready))
         finally:
             _disconnect_ray()
@@ -109,10 +111,25 @@ def _connect_ray(plan: LaunchPlan) -> None:
     if plan.ray_address == "local":
         ray.init(address="local", include_dashboard=False, object_store_memory=plan.object_store_bytes, **common)
         return
+    _check_ray_answers(plan.ray_address)
     try:
         ray.init(address=plan.ray_address, **common)
-    except (ConnectionError, RuntimeError) as error:
+    except (ConnectionError, RuntimeError, ValueError) as error:
         raise SpecError(f"ray.address: no Ray at {plan.ray_address!r}: {str(error).splitlines()[0]}") from None
+    from twinpool.cluster.nodes import check_nodes
+
+    check_nodes(plan.workers[0].model)
+
+
+def _check_ray_answers(address: str) -> None:
+    """Ray itself retries for minutes."""
+    if address == "auto":
+        return
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=RAY_CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        raise SpecError(f"ray.address: no Ray at {address!r}: {error.strerror or error}") from None
 
 
 def _disconnect_ray() -> None:

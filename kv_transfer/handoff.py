@@ -4,12 +4,8 @@ Frozen values, one class for each message of PeerMessage that names a request. K
 how the ends behave is in source.py and target.py, what else they are told and what they ask for in events.py.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import TypeVar
 
-from twinpool.core.errors import Internal
 from twinpool.kv_transfer.plan import Span
 
 
@@ -116,12 +112,3 @@ def answer_unknown(message: Message) -> tuple[Message, ...]:
             return (Abort(request_id, epoch, reason),)
         case _:
             return ()
-
-
-_Phase = TypeVar("_Phase", bound=StrEnum)
-
-
-def check_move(moves: Mapping[_Phase, frozenset[_Phase]], old: _Phase, new: _Phase) -> None:
-    """Raise Internal unless the table allows ``old -> new``."""
-    if new not in moves[old]:
-        raise Internal(f"illegal move of a handoff: {old} -> {new}")

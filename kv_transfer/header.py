@@ -39,7 +39,8 @@ class ChunkHeader:
         for name in ("handoff", "epoch", "chunk", "num_bytes"):
             ours, theirs = getattr(announced, name), getattr(self, name)
             if ours != theirs:
-                return f"{name} {theirs!r} came where {ours!r} was announced"
+                ours, theirs = (value.hex() if isinstance(value, bytes) else value for value in (ours, theirs))
+                return f"{name} {theirs} came where {ours} was announced"
         return ""
 
 

@@ -10,7 +10,7 @@ from twinpool.model.kv_layout import KVLayout
 
 @dataclass(frozen=True, slots=True, order=True)
 class Span:
-    """Layers ``[first_layer, end_layer)`` of blocks ``[first_block, end_block)`` of a request, counted from its start."""
+    """Layers ``[first_layer, end_layer)`` of a request's blocks ``[first_block, end_block)``, which count from 0."""
 
     first_layer: int
     end_layer: int

@@ -5,7 +5,6 @@ A pure state machine. Knows no link, no clock and no pool: it is told what happe
 
 from collections.abc import Sequence
 from dataclasses import replace
-from enum import StrEnum
 from typing import assert_never
 
 from twinpool.core.errors import Internal
@@ -31,7 +30,9 @@ from twinpool.kv_transfer.events import (
     Tick,
     Transmit,
 )
-from twinpool.kv_transfer.handoff import Abort, Committed, Grant, Limits, Seal, Started, Stopped, check_move
+from twinpool.kv_transfer.handoff import Abort, Committed, Grant, Limits, Seal, Started, Stopped
+from twinpool.kv_transfer.phases import SOURCE_MOVES, check_move
+from twinpool.kv_transfer.phases import SourcePhase as SourcePhase
 from twinpool.kv_transfer.plan import Coverage, Span, max_skip_blocks
 from twinpool.kv_transfer.sending import Sending
 from twinpool.model.kv_layout import KVLayout
@@ -40,32 +41,8 @@ SourceMessage = Grant | Committed | Abort
 EngineEvent = Admitted | GroupReady | Computed | ComputeFailed | Demote
 SourceEvent = SourceMessage | EngineEvent | LinkSent | LinkClosed | PeerLost | Heard | Retarget | Cancel | Tick
 
-
-class SourcePhase(StrEnum):
-    """How far the transfer is; computing goes on beside it."""
-
-    QUEUED = "queued"  # the engine has not admitted the prefill
-    WAITING = "waiting"  # announced, for a grant
-    STREAMING = "streaming"
-    SEALED = "sealed"  # all sent; for the target's word
-    STOPPING = "stopping"  # nothing more is announced; sends run out
-    PARKED = "parked"  # no target; kept for another one
-    COMMITTED = "committed"
-    ENDED = "ended"
-
-
-_P = SourcePhase
-_MOVES = {
-    _P.QUEUED: frozenset({_P.WAITING, _P.ENDED}),
-    _P.WAITING: frozenset({_P.STREAMING, _P.STOPPING}),
-    _P.STREAMING: frozenset({_P.SEALED, _P.STOPPING}),
-    _P.SEALED: frozenset({_P.COMMITTED, _P.STOPPING}),
-    _P.STOPPING: frozenset({_P.PARKED, _P.WAITING, _P.ENDED}),
-    _P.PARKED: frozenset({_P.WAITING, _P.ENDED}),
-    _P.COMMITTED: frozenset[SourcePhase](),
-    _P.ENDED: frozenset[SourcePhase](),
-}
-_ACTIVE = frozenset({_P.WAITING, _P.STREAMING, _P.SEALED})  # there is a target, and it must be heard of
+# There is a target, and it must be heard of.
+_ACTIVE = frozenset({SourcePhase.WAITING, SourcePhase.STREAMING, SourcePhase.SEALED})
 
 
 class SourceHandoff:
@@ -317,6 +294,6 @@ class SourceHandoff:
         return self._end(None, "nobody came for the parked KV", now)
 
     def _enter(self, phase: SourcePhase, deadline: float | None = None) -> None:
-        check_move(_MOVES, self.phase, phase)
+        check_move(SOURCE_MOVES, self.phase, phase)
         self.phase = phase
         self._deadline = deadline

@@ -4,7 +4,6 @@ A pure state machine. Knows no link, no clock and no pool: it is told what happe
 """
 
 from collections.abc import Sequence
-from enum import StrEnum
 from typing import assert_never
 
 from twinpool.core.errors import Internal
@@ -36,43 +35,18 @@ from twinpool.kv_transfer.handoff import (
     Seal,
     Started,
     Stopped,
-    check_move,
 )
+from twinpool.kv_transfer.phases import TARGET_MOVES, check_move
+from twinpool.kv_transfer.phases import TargetPhase as TargetPhase
 from twinpool.kv_transfer.plan import Coverage, max_skip_blocks
 from twinpool.model.kv_layout import KVLayout
 
 TargetMessage = Started | Next | Seal | Abort | Stopped
 TargetEvent = TargetMessage | Reserve | Bound | GroupReceived | LinkClosed | PeerLost | Heard | Cancel | Tick
 
-
-class TargetPhase(StrEnum):
-    """How far the handoff is, seen from where it goes."""
-
-    NEW = "new"
-    ANNOUNCED = "announced"  # the source computes it; no order from the gateway yet
-    RESERVED = "reserved"  # ordered; the source has not started
-    WANTING = "wanting"  # both: for blocks
-    RECEIVING = "receiving"  # granted
-    VERIFYING = "verifying"  # sealed; the last groups are on their way
-    DRAINING = "draining"  # given up, but the source may still send
-    COMMITTED = "committed"
-    ENDED = "ended"
-
-
-_P = TargetPhase
-_MOVES = {
-    _P.NEW: frozenset({_P.ANNOUNCED, _P.RESERVED, _P.ENDED}),
-    _P.ANNOUNCED: frozenset({_P.WANTING, _P.ENDED}),
-    _P.RESERVED: frozenset({_P.WANTING, _P.ENDED}),
-    _P.WANTING: frozenset({_P.RECEIVING, _P.ENDED}),
-    _P.RECEIVING: frozenset({_P.VERIFYING, _P.DRAINING}),
-    _P.VERIFYING: frozenset({_P.COMMITTED, _P.DRAINING}),
-    _P.DRAINING: frozenset({_P.ENDED}),
-    _P.COMMITTED: frozenset[TargetPhase](),
-    _P.ENDED: frozenset[TargetPhase](),
-}
-_ORDERED = frozenset({_P.RESERVED, _P.WANTING, _P.RECEIVING, _P.VERIFYING})  # the source must be heard of
-_GRANTED = frozenset({_P.RECEIVING, _P.VERIFYING})  # bytes may come
+# Ordered and not yet committed: the source must be heard of.
+_ORDERED = frozenset({TargetPhase.RESERVED, TargetPhase.WANTING, TargetPhase.RECEIVING, TargetPhase.VERIFYING})
+_GRANTED = frozenset({TargetPhase.RECEIVING, TargetPhase.VERIFYING})  # bytes may come
 
 
 class TargetHandoff:
@@ -312,6 +286,6 @@ class TargetHandoff:
         return self._give_up(None, f"no order from a gateway within {self._limits.announce_s:g} s", now)
 
     def _enter(self, phase: TargetPhase, deadline: float | None = None) -> None:
-        check_move(_MOVES, self.phase, phase)
+        check_move(TARGET_MOVES, self.phase, phase)
         self.phase = phase
         self._deadline = deadline

@@ -36,6 +36,14 @@ class ModelConfig:
     bos_token_id: int | None
     architecture: str
 
+    @property
+    def num_parameters(self) -> int:
+        """Weights kept: tied embeddings count once."""
+        heads = 2 * (self.num_heads + self.num_kv_heads) * self.head_dim  # of queries and output, keys and values
+        layer = self.hidden_size * (heads + 3 * self.intermediate_size + 2)
+        embeddings = self.vocab_size * self.hidden_size * (1 if self.tie_word_embeddings else 2)
+        return self.num_layers * layer + embeddings + self.hidden_size
+
 
 def _dummy(
     layers: int, hidden: int, inner: int, heads: tuple[int, int, int], vocab: int, context: int, tied: bool = False

@@ -14,6 +14,7 @@ class ModelShape:
     vocab_size: int
     max_position_embeddings: int
     kv_token_bytes: int  # one token over all layers, as kept
+    weight_bytes: int
 
 
 def load_shape(path: str, dtype: str) -> ModelShape:
@@ -24,8 +25,9 @@ def load_shape(path: str, dtype: str) -> ModelShape:
     """
     if path.startswith(PREFIX):
         shape = modelled_shape(path)
-        return ModelShape(shape.vocab_size, shape.max_position_embeddings, shape.kv_token_bytes)
+        return ModelShape(shape.vocab_size, shape.max_position_embeddings, shape.kv_token_bytes, 0)
     config = load_model_config(path)
     item_bytes = ITEM_BYTES[config.dtype if dtype == "auto" else dtype]
     per_token = 2 * config.num_layers * config.num_kv_heads * config.head_dim * item_bytes
-    return ModelShape(config.vocab_size, config.max_position_embeddings, per_token)
+    weight_bytes = config.num_parameters * item_bytes
+    return ModelShape(config.vocab_size, config.max_position_embeddings, per_token, weight_bytes)

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 from twinpool.kv_transfer import events as ev
 from twinpool.kv_transfer import handoff as msg
+from twinpool.simulator.handoff_ends import End, Target
 
 if TYPE_CHECKING:
-    from twinpool.simulator.handoff_cluster import Cluster, End, Target
+    from twinpool.simulator.handoff_cluster import Cluster
 
 LINK_DEADLINE_S = 2.0
 
@@ -20,7 +21,7 @@ LINK_DEADLINE_S = 2.0
 class ModelLink:
     """From the source worker to one target, reopened under another incarnation after it broke."""
 
-    def __init__(self, cluster: "Cluster", target: "Target") -> None:
+    def __init__(self, cluster: "Cluster", target: Target) -> None:
         self.target = target
         self.epochs: set[tuple[str, int]] = set()  # (request, epoch) that go this way
         self._cluster = cluster
@@ -36,11 +37,11 @@ class ModelLink:
         self._posted: deque[tuple[ev.Receive, End | None, float]] = deque()
         self._is_busy = False
 
-    def carries(self, end: "End") -> bool:
+    def carries(self, end: End) -> bool:
         """Whether the end's current epoch goes this way."""
         return (end.machine.request_id, end.machine.epoch) in self.epochs
 
-    def transmit(self, end: "End", action: ev.Transmit) -> None:
+    def transmit(self, end: End, action: ev.Transmit) -> None:
         """Announce the group and queue its bytes; without a link, say that it is closed."""
         if not self._is_open:
             end.soon(ev.LinkClosed(action.epoch, "no link"))
@@ -61,7 +62,7 @@ class ModelLink:
             self.close()
         return False
 
-    def post(self, end: "End | None", receive: ev.Receive) -> None:
+    def post(self, end: End | None, receive: ev.Receive) -> None:
         """Queue a receive, into an end's blocks or into scratch."""
         if self._is_open:
             self._posted.append((receive, end, self._cluster.world.now))
@@ -101,7 +102,7 @@ class ModelLink:
             self._land(source, sent, receive, end)
         self._pump()
 
-    def _land(self, source: "End", sent: ev.Transmit, receive: ev.Receive, end: "End") -> None:
+    def _land(self, source: End, sent: ev.Transmit, receive: ev.Receive, end: End) -> None:
         is_intact = self._cluster.world.random.random() >= self._cluster.corrupt
         is_own = (end.machine.request_id, end.machine.epoch) == (source.machine.request_id, sent.epoch)
         assert end.holds_blocks, "write after free"
@@ -130,6 +131,6 @@ class ModelLink:
         if self.target.is_alive:
             world.after(last, self._clear)
 
-    def _tell(self, side: Callable[[], list["End"]]) -> None:
+    def _tell(self, side: Callable[[], list[End]]) -> None:
         for end in side():
             end.tell(ev.LinkClosed(end.machine.epoch, "closed"))

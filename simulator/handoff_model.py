@@ -170,6 +170,8 @@ class Model:
         if lane.source_told:  # opening another link fails too
             return with_lane(scene, number, source_told=False)
         unsent = (*lane.unsent, group)
+        if len(unsent) > self.window:
+            raise UnsafeError(f"{len(unsent)} groups outstanding, {self.window} granted")
         wire = lane.wire if lane.is_broken else (*lane.wire, (group, span, True))
         if lane.is_parted:
             return with_lane(scene, number, unsent=unsent, wire=wire, source_mourns=True)
@@ -214,6 +216,8 @@ class Model:
             raise UnsafeError(f"the target released blocks that are {lane.blocks}")
         if any(not receive.discard for receive in lane.posted):
             raise UnsafeError("the target released blocks that a posted receive may write")
+        if lane.unsent and not lane.target_told:
+            raise UnsafeError("the target released blocks before the source had stopped")
         return with_lane(scene, number, blocks=Blocks.FREE)
 
 

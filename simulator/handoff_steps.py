@@ -8,8 +8,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from twinpool.kv_transfer import events as ev
-from twinpool.kv_transfer.source import SourcePhase
-from twinpool.kv_transfer.target import TargetPhase
+from twinpool.kv_transfer.phases import SourcePhase, TargetPhase
 from twinpool.simulator.handoff_model import LATER, Blocks, Lane, Model, Scene, UnsafeError, with_lane
 
 

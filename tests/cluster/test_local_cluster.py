@@ -2,18 +2,24 @@
 
 import asyncio
 import random
+from dataclasses import replace
 from typing import Any
 
 import grpc
+import psutil
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from tests.cluster.local_cluster import LocalCluster, make_plan, running
+from twinpool.client.client import AsyncClient
+from twinpool.client.errors import error_from_rpc
 from twinpool.client.results import GenerationResult
-from twinpool.core.errors import InvalidRequest, ModelNotFound
+from twinpool.core.errors import Cancelled, InvalidRequest, ModelNotFound, Overloaded
 from twinpool.core.messages import FinishReason, SamplingParams
 from twinpool.model.modelled_kv import oracle_tokens
 from twinpool.model.modelled_shape import modelled_shape
-from twinpool.protos.twinpool.v1 import generation_pb2, generation_pb2_grpc
+from twinpool.protos.twinpool.v1 import generation_pb2, generation_pb2_grpc, worker_pb2_grpc
 
 SHAPE = modelled_shape("modelled:instant")
 Requests = list[tuple[list[int], dict[str, Any]]]
@@ -125,8 +131,6 @@ def test_leaving_the_stream_frees_everything(after_tokens: int) -> None:
 
 def test_cancel_by_id_ends_the_stream_and_is_idempotent() -> None:
     async def scenario() -> None:
-        from twinpool.core.errors import Cancelled
-
         async with running(make_plan(1, 1, worker={"model": "modelled:paced"})) as cluster:
             stream = cluster.client.stream(list(range(50)), max_tokens=400, temperature=0.0, request_id="mine")
             with pytest.raises(Cancelled):
@@ -163,8 +167,6 @@ BAD_REQUESTS = [
 
 def test_bad_requests_are_refused_by_field_and_hurt_nobody() -> None:
     async def scenario() -> None:
-        from twinpool.client.errors import error_from_rpc
-
         async with running(make_plan(1, 1)) as cluster, grpc.aio.insecure_channel(cluster.addresses[0]) as channel:
             stub = generation_pb2_grpc.GenerationServiceStub(channel)  # type: ignore[no-untyped-call]
             for fields, field in BAD_REQUESTS:
@@ -197,8 +199,6 @@ def test_status_tells_workers_links_and_load() -> None:
 
 def test_overload_is_refused_with_a_reason_and_queued_requests_end() -> None:
     async def scenario() -> None:
-        from twinpool.core.errors import Overloaded
-
         small = {"kv_bytes": 40 * 8 * SHAPE.kv_token_bytes, "max_model_len": 300, "model": "modelled:paced"}
         async with running(make_plan(1, 1, worker=small, max_queued=4)) as cluster:
             calls = [cluster.client.generate(list(range(200)), max_tokens=60, temperature=0.0) for _ in range(12)]
@@ -210,5 +210,121 @@ def test_overload_is_refused_with_a_reason_and_queued_requests_end() -> None:
             assert all("queue is full" in error.reason for error in refused)
             assert {r.token_ids for r in answered} == {expected(list(range(200)), max_tokens=60, temperature=0.0)}
             await cluster.assert_idle()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("victim", ["prefill-0", "decode-0"])
+def test_a_worker_that_vanishes_mid_stream_costs_no_token(victim: str) -> None:
+    async def scenario() -> None:
+        plan = make_plan(2, 2, worker={"model": "modelled:paced"}, policy="round_robin")
+        async with running(plan) as cluster:
+            requests = [(prompt, sampling | {"max_tokens": 40}) for prompt, sampling in some_requests(16)]
+            answers = asyncio.create_task(generate_all(cluster, requests))
+            await asyncio.sleep(0.15)
+            await cluster.workers[victim].stop()
+            for (prompt, sampling), result in zip(requests, await answers, strict=True):
+                assert result.token_ids == expected(prompt, **sampling)
+            await cluster.assert_idle()
+
+    asyncio.run(scenario())
+
+
+def test_a_clients_deadline_ends_the_request_everywhere() -> None:
+    async def scenario() -> None:
+        async with (
+            running(make_plan(1, 1, worker={"model": "modelled:paced"})) as cluster,
+            grpc.aio.insecure_channel(cluster.addresses[0]) as channel,
+        ):
+            stub = generation_pb2_grpc.GenerationServiceStub(channel)  # type: ignore[no-untyped-call]
+            message = generation_pb2.GenerateRequest(token_ids=generation_pb2.TokenIds(ids=range(50)))
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                async for _ in stub.Generate(message, timeout=0.2):
+                    pass
+            assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            await cluster.assert_idle()
+
+    asyncio.run(scenario())
+
+
+def test_control_traffic_of_a_request_does_not_grow_with_its_tokens() -> None:
+    """No call, no handoff message and no order per token: only the stream of step outputs grows."""
+
+    async def scenario() -> None:
+        async with running(make_plan(1, 1)) as cluster:
+            prompt = list(range(60))
+            counts = []
+            for max_tokens in (2, 400):
+                before = cluster.count_control_messages()
+                await cluster.client.generate(prompt, max_tokens=max_tokens, temperature=0.0)
+                await cluster.assert_idle()
+                counts.append(cluster.count_control_messages() - before)
+                prompt = [token + 1000 for token in prompt]  # no prefix in common
+            assert counts[0] > 0
+            assert counts[0] == counts[1]
+
+    asyncio.run(scenario())
+
+
+def test_two_gateways_share_the_workers() -> None:
+    async def scenario() -> None:
+        plan = make_plan(1, 1)
+        second = replace(plan.gateways[0], gateway_id="gateway-1")
+        async with running(replace(plan, gateways=(plan.gateways[0], second))) as cluster:
+            assert len(set(cluster.addresses)) == 2
+            for address in cluster.addresses:
+                async with AsyncClient(address) as client:
+                    result = await client.generate([1, 2, 3], max_tokens=8, temperature=0.0)
+                    assert result.token_ids == expected([1, 2, 3], max_tokens=8, temperature=0.0)
+            await cluster.assert_idle()
+
+    asyncio.run(scenario())
+
+
+def test_listeners_are_on_the_configured_interface_only() -> None:
+    async def scenario() -> None:
+        async with running(make_plan(1, 1)) as cluster:
+            await cluster.client.generate([1, 2, 3], max_tokens=4, temperature=0.0)  # opens a link and its store
+            listening = [c for c in psutil.Process().net_connections("tcp") if c.status == psutil.CONN_LISTEN]
+            assert len(listening) >= 4  # a gateway, two workers, a link's store
+            assert {c.laddr.ip.removeprefix("::ffff:") for c in listening} == {"127.0.0.1"}
+
+    asyncio.run(scenario())
+
+
+def test_strangers_cannot_speak_to_workers() -> None:
+    async def scenario() -> None:
+        async with running(make_plan(1, 1)) as cluster:
+            address = cluster.workers["decode-0"].hello().address.address
+            async with grpc.aio.insecure_channel(address) as channel:
+                stub = worker_pb2_grpc.WorkerServiceStub(channel)  # type: ignore[no-untyped-call]
+                for call in (stub.Attach, stub.Pair):
+                    for metadata in ((), (("x-twinpool-cluster", "guess"),)):
+                        with pytest.raises(grpc.aio.AioRpcError) as caught:
+                            async for _ in call(iter(()), metadata=metadata):
+                                pass
+                        assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+    asyncio.run(scenario())
+
+
+def test_health_and_reflection_answer() -> None:
+    async def scenario() -> None:
+        async with (
+            running(make_plan(1, 1)) as cluster,
+            grpc.aio.insecure_channel(cluster.addresses[0]) as channel,
+        ):
+            health = health_pb2_grpc.HealthStub(channel)
+            for service in ("", "twinpool.v1.GenerationService"):
+                answer = await health.Check(health_pb2.HealthCheckRequest(service=service))
+                assert answer.status == health_pb2.HealthCheckResponse.SERVING
+            reflection = reflection_pb2_grpc.ServerReflectionStub(channel)
+            request = reflection_pb2.ServerReflectionRequest(list_services="")
+            names = [
+                service.name
+                async for answer in reflection.ServerReflectionInfo(iter((request,)))
+                for service in answer.list_services_response.service
+            ]
+            assert {"twinpool.v1.GenerationService", "twinpool.v1.ClusterService"} <= set(names)
 
     asyncio.run(scenario())

@@ -160,3 +160,71 @@ def test_sigterm_of_the_supervisor_takes_everything_down(machine: Machine) -> No
     os.kill(pid, signal.SIGTERM)
     assert_gone(family)
     assert "short-lived" not in machine.run("status", "short-lived", expect=2).splitlines()[1:]
+
+
+HOST_A_RAY = """
+import ray, sys
+ray.init(address="local", include_dashboard=False, object_store_memory=80 * 2**20, configure_logging=False)
+print(ray.get_runtime_context().gcs_address, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def foreign_ray() -> Iterator[str]:
+    """A Ray that somebody else runs on this machine; it must outlive the clusters that attach to it."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOST_A_RAY],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    family = family_of(process.pid)
+    address = process.stdout.readline().strip()
+    family += psutil.Process(process.pid).children(recursive=True)
+    yield address
+    assert process.poll() is None
+    process.stdin.close()
+    process.stdout.close()
+    process.wait(30)
+    assert_gone(family)
+
+
+def test_a_cluster_attaches_to_a_running_ray_and_ctrl_c_leaves_it_alone(machine: Machine, foreign_ray: str) -> None:
+    spec = machine.spec("guest")
+    spec.write_text(spec.read_text() + f'ray: {{address: "{foreign_ray}"}}\n')
+    command = [sys.executable, "-m", "twinpool.cluster.cli", "up", str(spec)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=machine.environment
+    ) as up:
+        assert up.stdout is not None
+        assert "guest serves gRPC at" in up.stdout.readline()
+        with Client(machine.state("guest")["grpc"]) as client:
+            workers = [psutil.Process(worker.pid) for worker in client.status().workers]
+            assert client.generate("import ", max_tokens=4, temperature=0.0).usage.completion_tokens > 0
+        up.send_signal(signal.SIGINT)
+        assert up.wait(60) == 0
+    assert_gone(workers)
+
+
+def test_a_node_without_the_model_is_named(machine: Machine, foreign_ray: str, tmp_path: Path) -> None:
+    """The check runs on the nodes of the Ray that is attached to; here the one node is this machine."""
+    code = (
+        "import ray, sys; from twinpool.cluster.nodes import check_nodes\n"
+        f"ray.init(address='{foreign_ray}', configure_logging=False, log_to_driver=False)\n"
+        f"check_nodes('{MODEL}'); check_nodes('dummy:tiny'); check_nodes('/no/such/model')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+    assert "SpecError" in done.stderr
+    assert "has no model directory /no/such/model" in done.stderr
+
+
+def test_a_killed_supervisor_takes_its_ray_with_it(machine: Machine) -> None:
+    machine.run("up", str(machine.spec("orphans")), "--detach")
+    family = family_of(machine.state("orphans")["supervisor_pid"])
+    family[0].kill()
+    assert_gone(family)
+    assert "no cluster" in machine.run("status", "orphans", expect=2)

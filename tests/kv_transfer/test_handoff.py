@@ -1,9 +1,4 @@
-from enum import StrEnum
-
-import pytest
-
-from twinpool.core.errors import Internal
-from twinpool.kv_transfer.handoff import Abort, Committed, Grant, Seal, Stopped, answer_unknown, check_move
+from twinpool.kv_transfer.handoff import Abort, Committed, Grant, Seal, Stopped, answer_unknown
 
 
 def test_a_worker_without_the_handoff_answers_so_that_nobody_waits():
@@ -12,14 +7,3 @@ def test_a_worker_without_the_handoff_answers_so_that_nobody_waits():
     assert answer_unknown(Grant("r", 3, 0, 1)) == (Abort("r", 3, "unknown handoff"), stopped)
     assert answer_unknown(Seal("r", 3, 1, 1, 1, 0, 0, 0, 0)) == (Abort("r", 3, "unknown handoff"),)
     assert answer_unknown(stopped) == answer_unknown(Committed("r", 3)) == ()
-
-
-def test_a_move_that_the_table_does_not_list_raises():
-    class Phase(StrEnum):
-        HERE = "here"
-        THERE = "there"
-
-    moves = {Phase.HERE: frozenset({Phase.THERE}), Phase.THERE: frozenset()}
-    check_move(moves, Phase.HERE, Phase.THERE)
-    with pytest.raises(Internal, match="there -> here"):
-        check_move(moves, Phase.THERE, Phase.HERE)

@@ -5,9 +5,9 @@ from collections import Counter
 import pytest
 
 from twinpool.kv_transfer.events import Action, Release
+from twinpool.kv_transfer.phases import SourcePhase, TargetPhase
 from twinpool.kv_transfer.plan import Span
-from twinpool.kv_transfer.source import SourcePhase
-from twinpool.kv_transfer.target import TargetHandoff, TargetPhase
+from twinpool.kv_transfer.target import TargetHandoff
 from twinpool.simulator.handoff_model import Blocks, Model, Scene, UnsafeError
 from twinpool.simulator.handoff_steps import Kind, Step, check_at_rest, check_bounded, steps, take
 

@@ -6,8 +6,9 @@ from twinpool.core.errors import Internal
 from twinpool.core.messages import FailureKind
 from twinpool.kv_transfer import events as ev
 from twinpool.kv_transfer.handoff import Abort, Committed, Grant, Limits, Seal, Started, Stopped
+from twinpool.kv_transfer.phases import SourcePhase
 from twinpool.kv_transfer.plan import Span
-from twinpool.kv_transfer.source import SourceHandoff, SourcePhase
+from twinpool.kv_transfer.source import SourceHandoff
 from twinpool.model.kv_layout import KVLayout
 
 LAYOUT = KVLayout(num_layers=2, num_kv_heads=1, block_tokens=4, head_dim=2, dtype="float32", model="m")

@@ -8,8 +8,9 @@ from twinpool.core.errors import Internal
 from twinpool.core.messages import FailureKind
 from twinpool.kv_transfer import events as ev
 from twinpool.kv_transfer.handoff import Abort, Committed, Grant, Limits, Next, Seal, Started, Stopped
+from twinpool.kv_transfer.phases import TargetPhase
 from twinpool.kv_transfer.plan import Span
-from twinpool.kv_transfer.target import TargetHandoff, TargetPhase
+from twinpool.kv_transfer.target import TargetHandoff
 from twinpool.model.kv_layout import KVLayout
 
 LAYOUT = KVLayout(num_layers=2, num_kv_heads=1, block_tokens=4, head_dim=2, dtype="float32", model="m")
@@ -63,6 +64,22 @@ def test_a_seal_over_holes_is_refused():
     failed, abort = target.advance(SEAL, 1.0)
     assert failed.kind is FailureKind.TRANSFER_FAILED
     assert "do not make the whole" in abort.message.reason
+
+
+def test_a_seal_that_overtakes_its_groups_waits_for_them_and_one_that_counts_too_few_is_refused():
+    target = _target(*GRANTED, SEAL)
+    assert target.phase is TargetPhase.VERIFYING
+    target.advance(Next("r", 1, 0, Span(0, 2, 1, 3)), 1.0)
+    assert target.advance(ev.GroupReceived(0, True), 1.0)[0] == ev.Adopt(SEAL)
+    target = _target(*GRANTED, Next("r", 1, 0, Span(0, 2, 1, 2)), Next("r", 1, 1, Span(0, 2, 2, 3)))
+    target.advance(ev.GroupReceived(0, True), 1.0)
+    assert target.advance(SEAL, 1.0) == []
+    assert isinstance(target.advance(ev.GroupReceived(1, True), 1.0)[0], ev.Failed)
+
+
+def test_the_end_of_a_receive_that_was_never_posted_counts_for_nothing():
+    target = _target(*GRANTED, ev.GroupReceived(4, True), Next("r", 1, 0, Span(0, 2, 1, 3)), SEAL)
+    assert target.phase is TargetPhase.VERIFYING
 
 
 def test_a_wrong_digest_is_never_adopted_and_blocks_stay_until_the_source_has_stopped():

@@ -1,0 +1,82 @@
+"""From YAML to launch plan: what is refused before anything starts, and what each process is told."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from twinpool.cluster.launch import plan_launch
+from twinpool.core.errors import SpecError
+from twinpool.core.messages import Goal, Role
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = ROOT / "examples" / "models" / "tiny"
+POOLS = "pools: {prefill: {workers: 1}, decode: {workers: 2, threads: 3}}"
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "cluster.yaml"
+    path.write_text(text)
+    return path
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(SpecError) as caught:
+        plan_launch(path)
+    return str(caught.value)
+
+
+def test_each_worker_and_gateway_gets_its_configuration(tmp_path: Path) -> None:
+    text = f"name: two\nmodel: {{path: {TINY}, max_model_len: 512}}\n{POOLS}\ngateway: {{replicas: 2}}\n"
+    plan = plan_launch(write(tmp_path, text))
+    assert [(worker.worker_id, worker.role) for worker in plan.workers] == [
+        ("prefill-0", Role.PREFILL),
+        ("decode-0", Role.DECODE),
+        ("decode-1", Role.DECODE),
+    ]
+    assert [worker.threads for worker in plan.workers][1:] == [3, 3]
+    assert [gateway.grpc_port for gateway in plan.gateways] == [7070, 7071]
+    assert {worker.cluster_secret for worker in plan.workers} == {gateway.cluster_secret for gateway in plan.gateways}
+    assert plan.gateways[0].goals["default"] == Goal(1.0, 0.05)
+
+
+def test_no_secret_shows_when_a_configuration_is_printed(tmp_path: Path) -> None:
+    plan = plan_launch(write(tmp_path, f"name: two\nmodel: {{path: {TINY}}}\n{POOLS}\n"))
+    assert plan.workers[0].cluster_secret not in repr(plan)
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        ("dummy:llama-9-900b", "dummy:llama-9-900b: no such shape"),
+        ("modelled:dreams", "modelled:dreams"),
+        ("nowhere", "nowhere"),
+    ],
+)
+def test_models_that_are_not_there_are_named(tmp_path: Path, model: str, expected: str) -> None:
+    assert expected in refusal(write(tmp_path, f'name: two\nmodel: {{path: "{model}"}}\n{POOLS}\n'))
+
+
+def test_a_model_that_is_not_supported_is_refused_by_name(tmp_path: Path) -> None:
+    shutil.copytree(TINY, tmp_path / "model")
+    config = json.loads((TINY / "config.json").read_text())
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config | {"model_type": "gpt2"}))
+    assert "gpt2" in refusal(write(tmp_path, f"name: two\nmodel: {{path: model}}\n{POOLS}\n"))
+
+
+def test_kv_memory_too_small_for_one_request_names_the_line(tmp_path: Path) -> None:
+    text = f"name: two\nmodel: {{path: {TINY}}}\n{POOLS}\nkv: {{memory: 100KiB}}\n"
+    assert "cluster.yaml:4: kv.memory" in refusal(write(tmp_path, text))
+
+
+def test_more_memory_than_the_machine_has_is_refused(tmp_path: Path) -> None:
+    text = f'name: two\nmodel: {{path: "dummy:llama-3-70b"}}\n{POOLS}\nkv: {{memory: 8GiB}}\n'
+    told = refusal(write(tmp_path, text))
+    assert "3 workers" in told
+    assert "this machine has" in told
+
+
+def test_a_context_longer_than_the_model_knows_is_refused(tmp_path: Path) -> None:
+    text = f"name: two\nmodel: {{path: {TINY}, max_model_len: 100000}}\n{POOLS}\n"
+    assert "max_position_embeddings" in refusal(write(tmp_path, text))
