@@ -115,7 +115,9 @@ def _connect_ray(plan: LaunchPlan) -> None:
     try:
         ray.init(address=plan.ray_address, **common)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise SpecError(f"ray.address: no Ray at {plan.ray_address!r}: {str(error).splitlines()[0]}") from None
+        hint = "if it asks for a token, set RAY_AUTH_MODE=token"
+        what = str(error).splitlines()[0]
+        raise SpecError(f"ray.address: no Ray at {plan.ray_address!r}: {what} ({hint})") from None
     from twinpool.cluster.nodes import check_nodes
 
     check_nodes(plan.workers[0].model)

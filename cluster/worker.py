@@ -53,6 +53,7 @@ class Worker:
         self._outboxes: dict[str, Outbox] = {}
         self._attempts: dict[Key, Attempt] = {}
         self._sources: dict[str, Key] = {}  # the attempt under which a request's KV is sent from here
+        self._num_orders = 0
         self._view = pb.WorkerView()
         self._address: WorkerAddress | None = None
         self._closed: asyncio.Future[str] | None = None
@@ -144,7 +145,13 @@ class Worker:
         for key in [key for key, attempt in self._attempts.items() if attempt.gateway_id == gateway_id]:
             self._cancel(key, "the gateway is gone")
 
+    @property
+    def num_control_messages(self) -> int:
+        """Orders and handoff messages heard so far; must not grow with the tokens of a request."""
+        return self._num_orders + sum(link.num_messages for link in self._endpoint.stats().links)
+
     def prefill(self, gateway_id: str, order: pb.PrefillOrder) -> None:
+        self._num_orders += 1
         request = request_from_proto(order.request)
         target = address_from_proto(order.target) if order.HasField("target") else None
         if target is not None and self._retarget(request, target):
@@ -176,11 +183,13 @@ class Worker:
         return True
 
     def reserve(self, gateway_id: str, order: pb.ReserveOrder) -> None:
+        self._num_orders += 1
         request, source = request_from_proto(order.request), address_from_proto(order.source)
         self._admit(gateway_id, request, source)
         self._endpoint.reserve(request.request_id, request.epoch, len(request.token_ids), source)
 
     def cancel(self, gateway_id: str, request_id: str) -> None:
+        self._num_orders += 1
         for key, attempt in list(self._attempts.items()):
             if key.request_id == request_id and attempt.gateway_id == gateway_id:
                 self._cancel(key, "cancelled by the gateway")

@@ -43,6 +43,7 @@ class LinkStats:
     is_open: bool
     link_epoch: int
     num_bytes: int
+    num_messages: int  # heard from the peer, heartbeats not counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,4 +224,4 @@ class TransferEndpoint:
 
 
 def _link_stats(pair: Pair, link: PairLink, *, is_outgoing: bool) -> LinkStats:
-    return LinkStats(pair.name, is_outgoing, link.is_open, link.link_epoch, link.num_bytes)
+    return LinkStats(pair.name, is_outgoing, link.is_open, link.link_epoch, link.num_bytes, pair.num_heard)

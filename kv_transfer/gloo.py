@@ -47,7 +47,7 @@ class GlooLinks:
         *,
         why: str = "",
         digest: bool = True,
-        open_timeout_s: float = 5.0,
+        open_timeout_s: float = 10.0,
         chunk_timeout_s: float = 5.0,
         chunk_bytes: int = CHUNK_BYTES,
     ) -> None:

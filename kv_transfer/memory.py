@@ -4,13 +4,10 @@ For tests and deterministic worlds, which tell the network what shall befall whi
 header and digest that any link has. Knows no transport.
 """
 
-import secrets
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from enum import Enum
 
 import numpy as np
 
@@ -25,28 +22,8 @@ from twinpool.kv_transfer.header import (
     pack_header,
 )
 from twinpool.kv_transfer.link import Group, LinkEvents, Ticket
+from twinpool.kv_transfer.memory_network import Fault, MemoryNetwork
 from twinpool.model.kv_layout import KVCache
-
-Schedule = Callable[[float, Callable[[], None]], Callable[[], None]]  # (delay_s, what) -> how to call it off
-
-
-class Fault(Enum):
-    """What may befall a group between the ends."""
-
-    DROP = "drop"  # it never arrives
-    DELAY = "delay"  # it and all behind it wait for MemoryNetwork.release
-    DUPLICATE = "duplicate"  # it arrives a second time, where the next should
-    REORDER = "reorder"  # the next one overtakes it
-    CORRUPT = "corrupt"  # one bit of the data flips
-    MISLABEL = "mislabel"  # its header is another handoff's
-
-
-def timer_schedule(delay_s: float, what: Callable[[], None]) -> Callable[[], None]:
-    """Call ``what`` on a thread of its own after ``delay_s`` seconds; a Schedule."""
-    timer = threading.Timer(delay_s, what)
-    timer.daemon = True
-    timer.start()
-    return timer.cancel
 
 
 @dataclass(slots=True, eq=False)
@@ -57,57 +34,6 @@ class _Parcel:
     number: int  # on the link
     fault: Fault | None
     data: Bytes | None = None  # once it has left its blocks
-
-
-class MemoryNetwork:
-    """What the two ends of each link share: tickets not yet used, and the faults to come.
-
-    Args:
-        timeout_s: for each group, and for the ends to meet; over it, the end that waits reports an error.
-        schedule: how time passes.
-    """
-
-    def __init__(self, *, timeout_s: float = 5.0, schedule: Schedule = timer_schedule) -> None:
-        self.timeout_s = timeout_s
-        self.schedule = schedule
-        self.lock = threading.RLock()
-        self._waiting: dict[bytes, _Connection] = {}
-        self._delayed: list[_Connection] = []
-        self._num_sent = 0
-        self._faults: dict[int, Fault] = {}
-
-    def inject(self, fault: Fault, after: int = 0) -> None:
-        """Let ``fault`` befall the group that is sent ``after`` other groups from now, on whichever link."""
-        with self.lock:
-            self._faults[self._num_sent + after] = fault
-
-    def release(self) -> None:
-        """Let delayed groups go on."""
-        with self.lock:
-            delayed, self._delayed = self._delayed, []
-            for connection in delayed:
-                connection.resume()
-
-    def delay(self, connection: "_Connection") -> None:
-        self._delayed.append(connection)
-
-    def next_fault(self) -> Fault | None:
-        """Take the fault that is due for the group being sent."""
-        fault = self._faults.pop(self._num_sent, None)
-        self._num_sent += 1
-        return fault
-
-    def put(self, connection: "_Connection") -> bytes:
-        """Keep a connection whose source has not come; the answer is its secret, good for one ``take``."""
-        secret = secrets.token_bytes(16)
-        self._waiting[secret] = connection
-        return secret
-
-    def take(self, secret: bytes) -> "_Connection | None":
-        return self._waiting.pop(secret, None)
-
-    def forget(self, connection: "_Connection") -> None:
-        self._waiting = {secret: other for secret, other in self._waiting.items() if other is not connection}
 
 
 class MemoryLinks:
@@ -132,7 +58,7 @@ class MemoryLinks:
     def dial(self, ticket: Ticket, events: LinkEvents) -> "MemorySendLink":
         """See Links."""
         with self._network.lock:
-            connection = self._network.take(ticket.secret)
+            connection: _Connection | None = self._network.take(ticket.secret)
             link = MemorySendLink(connection or _Connection(self._network), self._cache, events, digest=self._digest)
             if connection is None:
                 link.fail("no such ticket, or it was used")
@@ -269,13 +195,14 @@ class _Connection:
             self._parcels.append(parcel)
         if parcel.fault is Fault.DELAY:
             self._is_delayed = True
-            self.network.delay(self)
+            self.network.delay(self.resume)
         if self._overtaken is not None:
             self._parcels.append(self._overtaken)
             self._overtaken = None
         self.pump()
 
     def resume(self) -> None:
+        """The delay is over."""
         self._is_delayed = False
         self.pump()
 

@@ -90,6 +90,7 @@ class Pair:
     def __init__(self, introduction: Introduction, owner: PairOwner, turns: Turns, pulse: Pulse) -> None:
         self.peer: WorkerAddress | None = None
         self.lost_reason: str | None = None
+        self.num_heard = 0  # messages, heartbeats not counted
         self._introduction = introduction
         self._owner = owner
         self._turns = turns
@@ -180,6 +181,7 @@ class Pair:
             if envelope.WhichOneof("kind") == "heartbeat":
                 self._turns.post(partial(self._owner.on_heard, self))
             else:
+                self.num_heard += 1
                 self._turns.post(partial(self._owner.on_message, self, envelope))
 
     def _send_heartbeat(self) -> None:

@@ -233,10 +233,12 @@ class TargetHandoff:
     # --- Giving up --------------------------------------------------------------------------------------------------
 
     def _link_closed(self, reason: str, now: float) -> Sequence[Action]:
+        if self.phase not in _GRANTED and self.phase is not TargetPhase.DRAINING:
+            return []  # nothing was sent on it; the grant will be for another link
         self._seqs, self._posted, self._has_stopped = frozenset(), frozenset(), True
         if self.phase is TargetPhase.DRAINING:
             return self._finish_drain()
-        return self._give_up(FailureKind.TRANSFER_FAILED, reason, now) if self.phase in _GRANTED else []
+        return self._give_up(FailureKind.TRANSFER_FAILED, reason, now)
 
     def _peer_lost(self, reason: str, now: float) -> Sequence[Action]:
         close: list[Action] = []

@@ -33,16 +33,7 @@ from twinpool.kv_transfer.events import (
     Tick,
     Transmit,
 )
-from twinpool.kv_transfer.handoff import (
-    Abort,
-    Limits,
-    Message,
-    Next,
-    Seal,
-    Started,
-    Stopped,
-    answer_unknown,
-)
+from twinpool.kv_transfer.handoff import Abort, Limits, Message, Next, Seal, Started, Stopped, answer_unknown
 from twinpool.kv_transfer.incoming_link import IncomingLink, Reception
 from twinpool.kv_transfer.link import BlockIds
 from twinpool.kv_transfer.pair import Pair

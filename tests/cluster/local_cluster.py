@@ -43,6 +43,10 @@ class LocalCluster:
         for worker in self.workers.values():
             worker.engine.pool.check()
 
+    def count_control_messages(self) -> int:
+        """Orders and handoff messages that all workers heard so far."""
+        return sum(worker.num_control_messages for worker in self.workers.values())
+
     def _left_behind(self) -> list[str]:
         left = [f"{w.num_attempts} attempts on {name}" for name, w in self.workers.items() if w.num_attempts]
         left += [f"blocks held on {name}" for name, w in self.workers.items() if not w.engine.pool.is_idle]

@@ -1,5 +1,6 @@
 """What errors say, and that every one of them can be caught as ours."""
 
+import copy
 import inspect
 
 import pytest
@@ -14,7 +15,7 @@ from twinpool.core.errors import (
     TwinpoolError,
 )
 
-CLASSES = [item for _, item in inspect.getmembers(errors, inspect.isclass)]
+CLASSES = [item for _, item in inspect.getmembers(errors, inspect.isclass) if item.__module__ == errors.__name__]
 
 
 @pytest.mark.parametrize("error", CLASSES, ids=lambda error: error.__name__)
@@ -41,3 +42,14 @@ def test_the_tree_in_the_module_names_every_error():
 )
 def test_an_error_says_what_where_and_when_to_come_back(error: TwinpoolError, text: str):
     assert str(error) == text
+
+
+@pytest.mark.parametrize(
+    "error",
+    [InvalidRequest("a", "b"), ModelNotFound("a", ("b",)), Overloaded("a", 2.0), NoWorkers("a"), DeadlineExceeded("a")],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_error_is_the_same_in_another_process(error: TwinpoolError):
+    twin = copy.copy(error)  # by the protocol that Ray uses between processes
+    assert type(twin) is type(error)
+    assert (str(twin), vars(twin)) == (str(error), vars(error))

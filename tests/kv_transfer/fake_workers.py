@@ -10,7 +10,8 @@ from twinpool.kv_transfer.channel import ChannelClosed, MemoryChannel, PeerChann
 from twinpool.kv_transfer.endpoint import TransferEndpoint
 from twinpool.kv_transfer.handoff import Limits, Seal
 from twinpool.kv_transfer.link import Links
-from twinpool.kv_transfer.memory import MemoryLinks, MemoryNetwork
+from twinpool.kv_transfer.memory import MemoryLinks
+from twinpool.kv_transfer.memory_network import MemoryNetwork
 from twinpool.kv_transfer.plan import Span
 from twinpool.model.kv_layout import KVLayout
 from twinpool.protos.twinpool.v1 import worker_pb2 as pb
@@ -164,8 +165,9 @@ async def running(cluster: FakeCluster) -> AsyncIterator[FakeCluster]:
 
 async def eventually(holds: Callable[[], object]) -> None:
     """Wait for something that nobody reports."""
-    while not holds():  # noqa: ASYNC110
-        await asyncio.sleep(0.005)
+    async with asyncio.timeout(WAIT_S):
+        while not holds():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
 
 
 @dataclass

@@ -18,7 +18,8 @@ from twinpool.kv_transfer.channel import ChannelClosed, MemoryChannel, PeerChann
 from twinpool.kv_transfer.gloo import GlooLinks
 from twinpool.kv_transfer.handoff import Limits, Next, Seal, Started
 from twinpool.kv_transfer.link import Ticket
-from twinpool.kv_transfer.memory import Fault, MemoryLinks, MemoryNetwork
+from twinpool.kv_transfer.memory import MemoryLinks
+from twinpool.kv_transfer.memory_network import Fault, MemoryNetwork
 from twinpool.kv_transfer.pair import Introduction
 from twinpool.kv_transfer.plan import Span
 from twinpool.kv_transfer.wire import message_to_proto

@@ -9,7 +9,7 @@ import pytest
 
 from twinpool.core.messages import FailureKind
 from twinpool.kv_transfer.handoff import Limits
-from twinpool.kv_transfer.memory import Fault, MemoryNetwork
+from twinpool.kv_transfer.memory_network import Fault, MemoryNetwork
 from twinpool.kv_transfer.plan import Span
 
 from .fake_workers import FakeCluster, FakeWorker, eventually, running

@@ -1,5 +1,7 @@
 """Handoffs of any shape through up to three targets, under any number of faults, in orders that hypothesis chooses."""
 
+from random import Random
+
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
@@ -31,28 +33,34 @@ def models(draw):
 class HandoffWorld(RuleBasedStateMachine):
     """Safety is checked by the model at each step; at the end, faults stop and everything must come to rest, clean."""
 
-    @initialize(model=models())
-    def begin(self, model):
+    @initialize(model=models(), count=st.integers(0, 40), seed=st.integers(0, 99))
+    def begin(self, model, count, seed):
         self.model = model
         self.scene = model.start()
+        self.progress(count, seed)
 
     def options(self, *kinds: Kind) -> list[Step]:
         return [step for step in steps(self.model, self.scene) if step.kind in kinds]
 
-    def choose(self, number: int, *kinds: Kind) -> None:
-        options = self.options(*kinds)
+    def choose(self, number: int, *kinds: Kind, names: tuple[str, ...] = ("",)) -> None:
+        options = [step for step in self.options(*kinds) if step.name.startswith(names)]
         if options:
             self.scene = take(self.model, self.scene, options[number % len(options)])
             check_bounded(self.scene)
 
-    @rule(numbers=st.lists(st.integers(0, 11), min_size=1, max_size=20))
-    def progress(self, numbers):
-        for number in numbers:
-            self.choose(number, Kind.PROGRESS)
+    @rule(count=st.integers(1, 20), seed=st.integers(0, 99))
+    def progress(self, count, seed):
+        draw = Random(seed)
+        for _ in range(count):
+            self.choose(draw.randrange(60), Kind.PROGRESS)
 
     @rule(number=st.integers(0, 60))
     def fault(self, number):
         self.choose(number, Kind.FAULT)
+
+    @rule(number=st.integers(0, 11))
+    def mishap(self, number):
+        self.choose(number, Kind.FAULT, names=("corrupt", "drop", "double", "early", "ask"))
 
     @rule(number=st.integers(0, 8))
     def early_timer(self, number):

@@ -1,7 +1,6 @@
 """What every kind of link must do, whatever moves the bytes."""
 
 import os
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,8 @@ import pytest
 
 from twinpool.kv_transfer.gloo import GlooLinks
 from twinpool.kv_transfer.link import Links, ReceiveLink, SendLink, Ticket
-from twinpool.kv_transfer.memory import MemoryLinks, MemoryNetwork
+from twinpool.kv_transfer.memory import MemoryLinks
+from twinpool.kv_transfer.memory_network import MemoryNetwork
 from twinpool.kv_transfer.plan import Span
 
 from .fakes import WAIT_S, Ears, NumpyCache, make_group, wait_until
@@ -207,7 +207,7 @@ def test_a_new_link_works_beside_a_poisoned_one(world: World, link: Opened) -> N
 
 def test_links_leave_no_descriptor_and_no_thread_behind(world: World) -> None:
     open_link(world).close()  # what a process pays once
-    wait_until(lambda: threading.active_count() == 1)
+    wait_until(lambda: link_threads() == 0)
     num_files, num_threads = num_open_files(), link_threads()
     for _ in range(4):
         opened = open_link(world)

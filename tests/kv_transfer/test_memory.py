@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from twinpool.kv_transfer.memory import Fault, MemoryLinks, MemoryNetwork, MemoryReceiveLink, MemorySendLink
+from twinpool.kv_transfer.memory import MemoryLinks, MemoryReceiveLink, MemorySendLink
+from twinpool.kv_transfer.memory_network import Fault, MemoryNetwork
 from twinpool.kv_transfer.plan import Span
 
 from .fakes import Ears, NumpyCache, make_group

@@ -10,7 +10,7 @@ import grpc
 
 from twinpool.core.messages import FailureKind
 from twinpool.kv_transfer.endpoint import TransferEndpoint
-from twinpool.kv_transfer.memory import Fault, MemoryNetwork
+from twinpool.kv_transfer.memory_network import Fault, MemoryNetwork
 from twinpool.kv_transfer.pairing import SECRET_HEADER, grpc_dial
 from twinpool.protos.twinpool.v1 import worker_pb2 as pb
 from twinpool.protos.twinpool.v1 import worker_pb2_grpc

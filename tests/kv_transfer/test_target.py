@@ -80,6 +80,7 @@ def test_a_seal_that_overtakes_its_groups_waits_for_them_and_one_that_counts_too
 def test_the_end_of_a_receive_that_was_never_posted_counts_for_nothing():
     target = _target(*GRANTED, ev.GroupReceived(4, True), Next("r", 1, 0, Span(0, 2, 1, 3)), SEAL)
     assert target.phase is TargetPhase.VERIFYING
+    assert target.advance(ev.GroupReceived(0, True), 1.0)[0] == ev.Adopt(SEAL)
 
 
 def test_a_wrong_digest_is_never_adopted_and_blocks_stay_until_the_source_has_stopped():
@@ -111,7 +112,13 @@ def test_a_link_that_breaks_under_a_grant_fails_the_epoch_and_frees_at_once():
     failed, abort, release = _target(*GRANTED).advance(ev.LinkClosed(1, "broken"), 1.0)
     assert (failed.kind, release) == (FailureKind.TRANSFER_FAILED, ev.Release())
     assert isinstance(abort.message, Abort)
-    assert _target(*GRANTED[:2]).advance(ev.LinkClosed(1, "broken"), 1.0) == []  # nothing was granted on it
+
+
+def test_a_link_that_breaks_before_the_grant_does_not_stand_for_the_next_one():
+    target = _target(*GRANTED[:2])
+    assert target.advance(ev.LinkClosed(1, "broken"), 1.0) == []
+    target.advance(ev.Bound(1), 2.0)
+    assert not any(isinstance(action, ev.Release) for action in target.advance(ev.Cancel("the client left"), 3.0))
 
 
 @pytest.mark.parametrize("span", [Span(0, 2, 0, 3), Span(0, 3, 1, 3), Span(0, 2, 1, 4), Span(0, 0, 1, 3)])
