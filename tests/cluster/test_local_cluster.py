@@ -252,6 +252,7 @@ def test_control_traffic_of_a_request_does_not_grow_with_its_tokens() -> None:
 
     async def scenario() -> None:
         async with running(make_plan(1, 1)) as cluster:
+            await cluster.client.generate([1, 2, 3], max_tokens=2, temperature=0.0)  # opens the link
             prompt = list(range(60))
             counts = []
             for max_tokens in (2, 400):

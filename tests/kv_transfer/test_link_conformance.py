@@ -1,6 +1,7 @@
 """What every kind of link must do, whatever moves the bytes."""
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,7 +86,8 @@ def num_open_files() -> int:
     return len(list(Path(f"/proc/{os.getpid()}/fd").iterdir()))
 
 
-def link_threads() -> int:
+def num_threads() -> int:
+    """Of this process, those that libraries started included."""
     return len(list(Path(f"/proc/{os.getpid()}/task").iterdir()))
 
 
@@ -207,8 +209,8 @@ def test_a_new_link_works_beside_a_poisoned_one(world: World, link: Opened) -> N
 
 def test_links_leave_no_descriptor_and_no_thread_behind(world: World) -> None:
     open_link(world).close()  # what a process pays once
-    wait_until(lambda: link_threads() == 0)
-    num_files, num_threads = num_open_files(), link_threads()
+    wait_until(lambda: not any(thread.name.startswith("link-") for thread in threading.enumerate()))
+    files_before, threads_before = num_open_files(), num_threads()
     for _ in range(4):
         opened = open_link(world)
         opened.receiver.receive(make_group(0, WHOLE, THERE))
@@ -219,4 +221,4 @@ def test_links_leave_no_descriptor_and_no_thread_behind(world: World) -> None:
     poisoned.receiver.receive(make_group(0, WHOLE, THERE))
     poisoned.received.until("error")
     poisoned.close()
-    wait_until(lambda: num_open_files() <= num_files and link_threads() <= num_threads)
+    wait_until(lambda: num_open_files() <= files_before and num_threads() <= threads_before)
