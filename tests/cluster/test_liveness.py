@@ -46,5 +46,6 @@ def test_two_mixed_workers_with_tiny_pools_finish_every_request(seed: int) -> No
         assert all(part.machine.is_over for part in (*node.sources.values(), *node.targets.values()))
 
 
+@pytest.mark.slow
 def test_tiny_pools_do_reach_the_state_where_parked_blocks_are_given_up() -> None:
     assert sum(run_world(seed, num_blocks=8, num_requests=16).num_preempted for seed in range(12)) > 0

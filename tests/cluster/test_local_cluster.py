@@ -197,6 +197,7 @@ def test_status_tells_workers_links_and_load() -> None:
     asyncio.run(scenario())
 
 
+@pytest.mark.slow
 def test_overload_is_refused_with_a_reason_and_queued_requests_end() -> None:
     async def scenario() -> None:
         small = {"kv_bytes": 40 * 8 * SHAPE.kv_token_bytes, "max_model_len": 300, "model": "modelled:paced"}
@@ -214,6 +215,7 @@ def test_overload_is_refused_with_a_reason_and_queued_requests_end() -> None:
     asyncio.run(scenario())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", ["prefill-0", "decode-0"])
 def test_a_worker_that_vanishes_mid_stream_costs_no_token(victim: str) -> None:
     async def scenario() -> None:

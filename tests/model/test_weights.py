@@ -136,6 +136,7 @@ print((read("VmHWM") - before) / kept)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.slow
 def test_loading_peaks_below_1_3_times_the_weights(write_llama):
     folder = write_llama(hidden_size=768, intermediate_size=1536, num_attention_heads=48, num_hidden_layers=4)
     result = subprocess.run(
