@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import tempfile
+import textwrap
 import time
 from pathlib import Path
 
@@ -22,6 +23,7 @@ PROMPTS = (
     "import os\nimport sys\n\ndef main(",
 )
 QUESTION = "Write a function named join."
+LONG_PROMPT_CHARACTERS = 3600  # over a thousand tokens: several chunks, whose KV leaves while the next is computed
 
 
 def run_demo(folder: StateFolder) -> None:
@@ -38,7 +40,7 @@ def run_demo(folder: StateFolder) -> None:
                 for worker in status_as_dict(client.status())["workers"]:
                     _say(f"  {worker['id']}: pid {worker['pid']}, {worker['total_blocks']} KV blocks, {worker['link']}")
                 results = [_stream(client, prompt) for prompt in PROMPTS]
-                results.append(_chat(client))
+                results += [_chat(client), _long(client)]
             _say("\nwhere each request's time went:")
             print_timings(results)
         finally:
@@ -68,6 +70,15 @@ def _chat(client: Client) -> GenerationResult:
     _say(f"\n--- chat, temperature 0.7, seed 7\nuser: {QUESTION}\nassistant: ", end="")
     messages = [{"role": "user", "content": QUESTION}]
     with client.stream(messages, max_tokens=96, temperature=0.7, top_p=0.9, seed=7) as stream:
+        for event in stream:
+            _say(event.text, end="")
+        return _ended(stream.result)
+
+
+def _long(client: Client) -> GenerationResult:
+    source = Path(textwrap.__file__).read_text()[:LONG_PROMPT_CHARACTERS]
+    _say(f"\n--- the first {len(source)} characters of textwrap.py, greedy\n[...]{source[-60:]}", end="")
+    with client.stream(source, max_tokens=32, temperature=0.0) as stream:
         for event in stream:
             _say(event.text, end="")
         return _ended(stream.result)
