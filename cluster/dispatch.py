@@ -89,7 +89,7 @@ class Dispatcher:
             Overloaded, NoWorkers: it was refused at once. Nothing was started.
         """
         if request.request_id in self.ledger:
-            raise InvalidRequest("request_id", f"{request.request_id!r} is in use")
+            raise InvalidRequest("request_id", "is in use")
         now = self._clock()
         refused = admit(self._queue, float("inf"), self._admission, now) if len(self._queue) else None
         if isinstance(refused, Refused):

@@ -203,8 +203,9 @@ class Engine:
         return prefill.decide(now, token_budget=budget, spare_blocks=spare)
 
     def _perform_grants(self, plan: StepPlan) -> None:
+        keep_blocks = self.decode.blocks_for(plan.decode_rows)
         for _ in plan.grants:  # always the head of the queue
-            row = self.decode.grant_first()
+            row = self.decode.grant_first(keep_blocks)
             if row is None:
                 break
             sequence = row.sequence

@@ -37,6 +37,7 @@ from twinpool.router.views import WorkerState, WorkerView
 
 log = logging.getLogger(__name__)
 
+TICK_S = 1.0
 GENERATION = generation_pb2.DESCRIPTOR.services_by_name["GenerationService"].full_name
 CLUSTER = cluster_pb2.DESCRIPTOR.services_by_name["ClusterService"].full_name
 
@@ -55,7 +56,8 @@ class Gateway:
             send=self._send,
             clock=clock,
         )
-        self._links: dict[str, WorkerLink] = {}
+        self._members: dict[str, WorkerAddress] = {}  # as the controller says
+        self._links: dict[str, WorkerLink] = {}  # to those that are not lost
         self._hellos: dict[str, worker_pb2.WorkerHello] = {}
         self._changed = asyncio.Condition()
         self._address = ""
@@ -114,8 +116,9 @@ class Gateway:
 
     async def _tick(self) -> None:
         while True:
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(TICK_S)
             self.dispatcher.tick()
+            self._connect()  # a worker that was lost without dying is a member still
 
     def _spawn(self, work: "asyncio._CoroutineLike[None]") -> None:
         task = asyncio.create_task(work)
@@ -131,12 +134,15 @@ class Gateway:
 
     def set_workers(self, addresses: list[WorkerAddress]) -> None:
         """Connect to workers not known yet, and hang up on those that are no longer members."""
-        wanted = {address.worker_id: address for address in addresses}
+        self._members = {address.worker_id: address for address in addresses}
         for worker_id, link in list(self._links.items()):
-            if wanted.get(worker_id) != link.address:
+            if self._members.get(worker_id) != link.address:
                 self._drop(worker_id)
                 self._spawn(link.close())
-        for worker_id, address in wanted.items():
+        self._connect()
+
+    def _connect(self) -> None:
+        for worker_id, address in self._members.items():
             if worker_id not in self._links:
                 self._links[worker_id] = WorkerLink(
                     address,

@@ -50,7 +50,7 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
             await abort(context, error)
 
     async def Cancel(self, message: pb.CancelRequest, context: Any) -> pb.CancelResponse:  # noqa: N802, ARG002
-        return pb.CancelResponse(found=self._dispatcher.cancel(message.request_id))
+        return pb.CancelResponse(found=self._dispatcher.cancel(self._intake.internal_id(message.request_id)))
 
     async def ListModels(self, message: Any, context: Any) -> pb.ListModelsResponse:  # noqa: N802, ARG002
         model = pb.Model(
@@ -71,7 +71,7 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         while True:
             piece = await flight.next_piece()
             response = pb.GenerateResponse(
-                request_id=flight.request.request_id,
+                request_id=flight.request.request_id.partition("/")[2],  # as the client knows it
                 index=piece.index,
                 token_ids=piece.token_ids,
                 text=_text(detokenizer, piece),

@@ -107,11 +107,17 @@ def _slots(plan: LaunchPlan) -> dict[str, tuple[str, int]]:
 
 
 async def _answer(reference: Any, timeout_s: float, what: str) -> Any:
-    """Await a Ray call; our own errors come out as themselves."""
+    """Await a Ray call for so long."""
     try:
-        return await asyncio.wait_for(reference, timeout_s)
+        return await asyncio.wait_for(outcome_of(reference), timeout_s)
     except TimeoutError:
         raise SpecError(f"{what} took over {timeout_s:g} s") from None
+
+
+async def outcome_of(reference: Any) -> Any:
+    """Await a Ray call; our own errors come out as themselves, without the remote traceback in their text."""
+    try:
+        return await reference
     except RayTaskError as error:
         if isinstance(error.cause, TwinpoolError):
             raise error.cause from None

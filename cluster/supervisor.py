@@ -49,7 +49,7 @@ async def _run(spec_path: str, plan: LaunchPlan, folder: StateFolder, on_ready: 
         loop.add_signal_handler(number, stop.set)
     controller = _controller(plan)
     try:
-        addresses = await _unless(stop, controller.start.remote())
+        addresses = await _unless(stop, _start(controller))
         if addresses is None:
             return
         state = ClusterState(plan.name, os.getpid(), tuple(addresses), _ray_address(), spec_path)
@@ -59,7 +59,7 @@ async def _run(spec_path: str, plan: LaunchPlan, folder: StateFolder, on_ready: 
             await _unless(stop, _controller_lost(controller))
             if not stop.is_set():
                 controller = _controller(plan)
-                await _unless(stop, controller.start.remote())
+                await _unless(stop, _start(controller))
     finally:
         await asyncio.wait_for(controller.stop.remote(), timeout=30)
 
@@ -71,6 +71,13 @@ async def _unless(stop: asyncio.Event, work: Any) -> Any:
     await asyncio.wait((stopped, future), return_when=asyncio.FIRST_COMPLETED)
     stopped.cancel()
     return await future if future.done() else None
+
+
+async def _start(controller: Any) -> list[str]:
+    from twinpool.cluster.ray_host import outcome_of
+
+    addresses: list[str] = await outcome_of(controller.start.remote())
+    return addresses
 
 
 async def _controller_lost(controller: Any) -> None:

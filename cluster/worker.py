@@ -40,6 +40,7 @@ class Attempt:
 
     gateway_id: str
     request: Request
+    arrived_s: float  # at its gateway, on this worker's clock
     peer: WorkerAddress | None = None  # the target of a source, the source of a target
 
 
@@ -165,7 +166,7 @@ class Worker:
             destination = Destination.HANDOFF
         else:
             destination = Destination.LOCAL if request.max_new_tokens > 1 else Destination.NOWHERE
-        sequence = self._sequence(gateway_id, request)
+        sequence = self._sequence(self._attempts[key])
         self.engine.post(partial(self.engine.submit, sequence, destination))
 
     def _retarget(self, request: Request, target: WorkerAddress) -> bool:
@@ -177,7 +178,7 @@ class Worker:
             return False
         attempt = self._attempts.pop(old)
         key = Key(request.request_id, request.epoch)
-        self._attempts[key] = Attempt(attempt.gateway_id, request, target)
+        self._attempts[key] = Attempt(attempt.gateway_id, request, attempt.arrived_s, target)
         self._sources[request.request_id] = key
         self.engine.post(partial(self.engine.renew, old, request.epoch))
         return True
@@ -199,11 +200,11 @@ class Worker:
 
     def _admit(self, gateway_id: str, request: Request, peer: WorkerAddress | None) -> Key:
         key = Key(request.request_id, request.epoch)
-        self._attempts[key] = Attempt(gateway_id, request, peer)
+        self._attempts[key] = Attempt(gateway_id, request, self._clock() - request.age_s, peer)
         return key
 
-    def _sequence(self, gateway_id: str, request: Request) -> Sequence:
-        return Sequence(request, gateway_id, self._clock() - request.age_s, list(request.token_ids))
+    def _sequence(self, attempt: Attempt) -> Sequence:
+        return Sequence(attempt.request, attempt.gateway_id, attempt.arrived_s, list(attempt.request.token_ids))
 
     def _cancel(self, key: Key, reason: str) -> None:
         self._forget(key)
@@ -220,7 +221,7 @@ class Worker:
     def bind_blocks(self, request_id: str, epoch: int) -> None:
         attempt = self._attempts.get(Key(request_id, epoch))
         if attempt is not None:
-            sequence = self._sequence(attempt.gateway_id, attempt.request)
+            sequence = self._sequence(attempt)
             self.engine.post(partial(self.engine.want, sequence))
 
     def granted(self, request_id: str, epoch: int) -> None:
@@ -288,7 +289,7 @@ class Worker:
 
     def engine_failed(self, key: Key, reason: str) -> None:
         self._tell_failure(key, FailureKind.INTERNAL, reason)
-        if key not in self._sources.values():
+        if self._sources.get(key.request_id) != key:
             self._forget(key)
 
     def stepped(self, tokens: list[Token], load: Load) -> None:
@@ -297,7 +298,7 @@ class Worker:
             outbox = self._outboxes.get(token.gateway_id)
             if outbox is not None:
                 outbox.add_token(token)
-            if token.finish is not None and token.key not in self._sources.values():
+            if token.finish is not None and self._sources.get(token.key.request_id) != token.key:
                 self._forget(token.key)
         for outbox in self._outboxes.values():
             outbox.set_view(self._view)

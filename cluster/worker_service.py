@@ -5,14 +5,20 @@ Knows who may speak and in what order; what the words do is the worker's busines
 
 import asyncio
 import hmac
+import logging
 from collections.abc import AsyncIterator
 from typing import Any, Protocol
 
 import grpc
 
 from twinpool.cluster.outbox import Outbox
+from twinpool.core.errors import TwinpoolError
+from twinpool.core.messages import FailureKind
+from twinpool.model.sequence import Key
 from twinpool.protos.twinpool.v1 import worker_pb2 as pb
 from twinpool.protos.twinpool.v1 import worker_pb2_grpc
+
+log = logging.getLogger(__name__)
 
 SECRET_HEADER = "x-twinpool-cluster"  # the name of a header, not a secret
 
@@ -42,7 +48,7 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
         await self._check_secret(context)
         gateway_id = await self._read_hello(requests, context)
         outbox = self._orders.attached(gateway_id)
-        reader = asyncio.create_task(self._read(gateway_id, requests))
+        reader = asyncio.create_task(self._read(gateway_id, requests, outbox))
         try:
             yield pb.WorkerMessage(hello=self._orders.hello())
             while not reader.done():
@@ -62,15 +68,24 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
         await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first message must be hello")
         raise AssertionError("abort raises")
 
-    async def _read(self, gateway_id: str, requests: AsyncIterator[pb.GatewayMessage]) -> None:
+    async def _read(self, gateway_id: str, requests: AsyncIterator[pb.GatewayMessage], outbox: Outbox) -> None:
         async for message in requests:
-            match message.WhichOneof("kind"):
-                case "prefill":
-                    self._orders.prefill(gateway_id, message.prefill)
-                case "reserve":
-                    self._orders.reserve(gateway_id, message.reserve)
-                case "cancel":
-                    self._orders.cancel(gateway_id, message.cancel.request_id)
+            try:
+                self._obey(gateway_id, message)
+            except TwinpoolError as error:  # a malformed order fails its own request, not the gateway's stream
+                log.error("order of %s refused: %s", gateway_id, error)
+                order = message.prefill if message.HasField("prefill") else message.reserve
+                key = Key(order.request.request_id, order.request.epoch)
+                outbox.add_failure(key, FailureKind.INTERNAL, f"the worker refused the order: {error}")
+
+    def _obey(self, gateway_id: str, message: pb.GatewayMessage) -> None:
+        match message.WhichOneof("kind"):
+            case "prefill":
+                self._orders.prefill(gateway_id, message.prefill)
+            case "reserve":
+                self._orders.reserve(gateway_id, message.reserve)
+            case "cancel":
+                self._orders.cancel(gateway_id, message.cancel.request_id)
 
     async def Pair(  # noqa: N802 - named by the protocol
         self, requests: AsyncIterator[pb.PeerMessage], context: Any

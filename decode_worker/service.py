@@ -12,7 +12,7 @@ import numpy as np
 from twinpool.core.messages import FinishReason
 from twinpool.decode_worker import batching
 from twinpool.decode_worker.batching import DecodeView
-from twinpool.model.block_pool import BlockPool, OutOfBlocks, RefKind
+from twinpool.model.block_pool import BlockPool, RefKind
 from twinpool.model.sequence import Arrival, Key, Sequence, Token
 from twinpool.model.step import StepPlan
 
@@ -130,21 +130,22 @@ class DecodeService:
         """Queue for blocks."""
         insort(self._wanted, Wanted(sequence, is_local), key=lambda w: w.sequence.age_order)
 
-    def grant_first(self) -> Row | None:
+    def grant_first(self, keep_blocks: int) -> Row | None:
         """Give the oldest queued sequence the blocks of its prompt, cached ones first, as a row.
 
-        Returns None, with nothing changed, while parked blocks have yet to be given up for it.
+        Returns None, with nothing changed, while parked blocks have yet to be given up for it: ``keep_blocks`` free
+        ones are for the rows that decode in this step.
         """
         wanted = self._wanted[0]
         sequence, pool = wanted.sequence, self._pool
         kind = RefKind.SEQUENCE if wanted.is_local else RefKind.TRANSFER
         reusable = (len(sequence.token_ids) - 1) // pool.block_tokens
         cached = pool.acquire_prefix(sequence.hashes, reusable, kind)
-        try:
-            fresh = pool.allocate(self._prompt_blocks(sequence) - len(cached), kind)
-        except OutOfBlocks:
+        missing = self._prompt_blocks(sequence) - len(cached)
+        if missing > pool.num_free - keep_blocks:
             pool.release(cached, kind)
             return None
+        fresh = pool.allocate(missing, kind)
         del self._wanted[0]
         sequence.block_ids = cached + fresh
         sequence.num_published = len(cached)

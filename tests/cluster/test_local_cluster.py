@@ -11,7 +11,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from tests.cluster.local_cluster import LocalCluster, make_plan, running
+from tests.cluster.local_cluster import SECRET, LocalCluster, make_plan, running
 from twinpool.client.client import AsyncClient
 from twinpool.client.errors import error_from_rpc
 from twinpool.client.results import GenerationResult
@@ -19,7 +19,7 @@ from twinpool.core.errors import Cancelled, InvalidRequest, ModelNotFound, Overl
 from twinpool.core.messages import FinishReason, SamplingParams
 from twinpool.model.modelled_kv import oracle_tokens
 from twinpool.model.modelled_shape import modelled_shape
-from twinpool.protos.twinpool.v1 import generation_pb2, generation_pb2_grpc, worker_pb2_grpc
+from twinpool.protos.twinpool.v1 import generation_pb2, generation_pb2_grpc, worker_pb2, worker_pb2_grpc
 
 SHAPE = modelled_shape("modelled:instant")
 Requests = list[tuple[list[int], dict[str, Any]]]
@@ -89,6 +89,17 @@ def test_disaggregated_requests_move_kv_and_say_where_they_ran() -> None:
             assert again.token_ids == result.token_ids
             assert again.timings.kv_bytes < timings.kv_bytes  # the decode worker kept the full blocks
             assert again.usage.cached_tokens == 96
+
+    asyncio.run(scenario())
+
+
+def test_kv_leaves_while_the_prompt_is_still_computed() -> None:
+    async def scenario() -> None:
+        async with running(make_plan(1, 1, worker={"model": "modelled:paced"})) as cluster:
+            await cluster.client.generate([1, 2, 3], max_tokens=2, temperature=0.0)  # opens the link
+            result = await cluster.client.generate(list(range(400)), max_tokens=2, temperature=0.0)
+            assert result.timings.kv_bytes == 400 * SHAPE.kv_token_bytes
+            assert result.timings.exposed_s < result.timings.wire_s  # 7 chunks, all but the last hidden
 
     asyncio.run(scenario())
 
@@ -329,5 +340,61 @@ def test_health_and_reflection_answer() -> None:
                 for service in answer.list_services_response.service
             ]
             assert {"twinpool.v1.GenerationService", "twinpool.v1.ClusterService"} <= set(names)
+
+    asyncio.run(scenario())
+
+
+def test_an_order_that_makes_no_sense_fails_alone() -> None:
+    async def scenario() -> None:
+        async with running(make_plan(1, 1)) as cluster:
+            address = cluster.workers["decode-0"].hello().address.address
+            sent = asyncio.Event()
+
+            async def orders() -> Any:
+                yield worker_pb2.GatewayMessage(hello=worker_pb2.AttachHello(gateway_id="stranger"))
+                spec = worker_pb2.RequestSpec(request_id="odd", epoch=3, token_ids=[1], num_prompt_tokens=7)
+                yield worker_pb2.GatewayMessage(prefill=worker_pb2.PrefillOrder(request=spec))
+                await sent.wait()
+
+            async with grpc.aio.insecure_channel(address) as channel:
+                stub = worker_pb2_grpc.WorkerServiceStub(channel)  # type: ignore[no-untyped-call]
+                async for message in stub.Attach(orders(), metadata=(("x-twinpool-cluster", SECRET),)):
+                    if message.step.failures:
+                        assert (message.step.failures[0].request_id, message.step.failures[0].epoch) == ("odd", 3)
+                        assert "num_prompt_tokens" in message.step.failures[0].reason
+                        sent.set()
+            result = await cluster.client.generate([1, 2, 3], max_tokens=4, temperature=0.0)
+            assert result.token_ids == expected([1, 2, 3], max_tokens=4, temperature=0.0)
+
+    asyncio.run(scenario())
+
+
+def test_clients_of_two_gateways_may_choose_the_same_id() -> None:
+    async def scenario() -> None:
+        plan = make_plan(1, 1, worker={"model": "modelled:paced"})
+        second = replace(plan.gateways[0], gateway_id="gateway-1")
+        async with running(replace(plan, gateways=(plan.gateways[0], second))) as cluster:
+            async with AsyncClient(cluster.addresses[1]) as other:
+                calls = [
+                    client.generate(prompt, max_tokens=8, temperature=0.0, request_id="same")
+                    for client, prompt in ((cluster.client, [1, 2, 3]), (other, [4, 5, 6]))
+                ]
+                first, last = await asyncio.gather(*calls)
+            assert first.request_id == last.request_id == "same"
+            assert first.token_ids == expected([1, 2, 3], max_tokens=8, temperature=0.0)
+            assert last.token_ids == expected([4, 5, 6], max_tokens=8, temperature=0.0)
+
+    asyncio.run(scenario())
+
+
+def test_an_id_in_use_is_refused_and_free_again_afterwards() -> None:
+    async def scenario() -> None:
+        async with running(make_plan(1, 1, worker={"model": "modelled:paced"})) as cluster:
+            async with cluster.client.stream([1, 2, 3], max_tokens=100, temperature=0.0, request_id="mine") as stream:
+                await anext(aiter(stream))
+                with pytest.raises(InvalidRequest, match="in use"):
+                    await cluster.client.generate([1], max_tokens=2, request_id="mine")
+            result = await cluster.client.generate([1], max_tokens=2, temperature=0.0, request_id="mine")
+            assert result.request_id == "mine"
 
     asyncio.run(scenario())

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -155,6 +156,29 @@ def test_a_killed_decode_worker_costs_no_token(machine: Machine, cluster: dict[s
             time.sleep(0.2)
 
 
+def test_a_stopped_worker_is_routed_around_and_taken_back_when_it_goes_on(cluster: dict[str, Any]) -> None:
+    with Client(cluster["grpc"]) as client:
+        undisturbed = client.generate(PROMPTS[2], max_tokens=120, temperature=0.0, ignore_eos=True)
+        stopped: list[psutil.Process] = []
+        try:
+            with client.stream(PROMPTS[2], max_tokens=120, temperature=0.0, ignore_eos=True) as stream:
+                for event in stream:
+                    if event.index == 5 and not stopped:
+                        busy = [w for w in client.status().workers if w.role == "decode" and w.running]
+                        stopped.append(psutil.Process(busy[0].pid))
+                        stopped[0].suspend()
+            assert stream.result.token_ids == undisturbed.token_ids
+            assert "lost" in {worker.state for worker in client.status().workers}
+        finally:
+            for process in stopped:
+                process.resume()
+        deadline = time.monotonic() + 30
+        while any(worker.state != "ready" for worker in client.status().workers):
+            assert time.monotonic() < deadline, "the worker was not taken back"
+            time.sleep(0.1)
+        assert stopped[0].is_running()
+
+
 def test_sigterm_of_the_supervisor_takes_everything_down(machine: Machine) -> None:
     machine.run("up", str(machine.spec("short-lived")), "--detach")
     pid = machine.state("short-lived")["supervisor_pid"]
@@ -162,6 +186,20 @@ def test_sigterm_of_the_supervisor_takes_everything_down(machine: Machine) -> No
     os.kill(pid, signal.SIGTERM)
     assert_gone(family)
     assert "short-lived" not in machine.run("status", "short-lived", expect=2).splitlines()[1:]
+
+
+def test_weights_that_cannot_be_read_end_the_start_with_one_line(machine: Machine) -> None:
+    broken = machine.folder / "broken"
+    shutil.copytree(MODEL, broken)
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100_000])
+    spec = machine.spec("broken-model")
+    spec.write_text(spec.read_text().replace(str(MODEL), str(broken)))
+    told = machine.run("up", str(spec), "--detach", expect=2)
+    assert str(weights) in told
+    assert len(told.splitlines()) == 1
+    assert "no cluster" in machine.run("status", "broken-model", expect=2)
+    assert not [p for p in psutil.process_iter(["cmdline"]) if "broken-model" in " ".join(p.info["cmdline"] or ())]
 
 
 HOST_A_RAY = """
