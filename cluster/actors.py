@@ -51,6 +51,9 @@ class GatewayActor:
     async def start(self) -> str:
         return await self._gateway.start()
 
+    async def until_closed(self) -> str:
+        return await self._gateway.until_closed()
+
     async def set_workers(self, addresses: list[WorkerAddress]) -> None:
         self._gateway.set_workers(addresses)
 

@@ -5,6 +5,7 @@ Exit codes: 0 ok, 1 failed, 2 bad input, which is told in one line for each prob
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -135,6 +136,7 @@ def demo() -> None:
 
 def main() -> None:
     """Run a command; a problem of ours is told without a traceback."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what a command started is taken down again
     try:
         app()
     except TwinpoolError as error:

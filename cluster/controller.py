@@ -6,8 +6,10 @@ router/health.py; how a process is started is the host's business (Ray in produc
 
 import asyncio
 import logging
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import replace
+from functools import partial
+from typing import Any, Protocol
 
 from twinpool.cluster.launch import GatewayConfig, LaunchPlan
 from twinpool.core.errors import TwinpoolError
@@ -21,8 +23,8 @@ class Host(Protocol):
     """Starts and ends processes. Starting one that runs already returns the running one."""
 
     async def start_worker(self, config: WorkerConfig) -> WorkerAddress: ...
-    async def worker_closed(self, worker_id: str) -> str:
-        """Return when the worker's process is gone, with what is known of the cause."""
+    async def closed(self, member_id: str) -> str:
+        """Return when a worker's or gateway's process is gone, with what is known of the cause."""
         ...
 
     async def start_gateway(self, config: GatewayConfig) -> str: ...
@@ -54,11 +56,24 @@ class Controller:
         except BaseException:
             await self.stop()
             raise
+        self._cancel_watches()
         for worker in self._plan.workers:
-            task = asyncio.create_task(self._watch(worker))
-            self._watches.add(task)
-            task.add_done_callback(self._watch_ended)
+            self._spawn(self._watch(worker.worker_id, partial(self._restart_worker, worker)))
+        for gateway, address in zip(self._plan.gateways, gateways, strict=True):
+            same_port = replace(gateway, grpc_port=int(address.rpartition(":")[2]))
+            self._spawn(self._watch(gateway.gateway_id, partial(self._restart_gateway, same_port)))
         return gateways
+
+    def _spawn(self, watch: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(watch)
+        self._watches.add(task)
+        task.add_done_callback(self._watch_ended)
+
+    def _cancel_watches(self) -> list[asyncio.Task[None]]:
+        watches, self._watches = self._watches, set()
+        for task in watches:
+            task.cancel()
+        return list(watches)
 
     async def _start_all(self) -> list[str]:
         plan = self._plan
@@ -81,10 +96,7 @@ class Controller:
 
     async def stop(self) -> None:
         """End every process of the cluster. Idempotent."""
-        watches, self._watches = self._watches, set()
-        for task in watches:
-            task.cancel()
-        await asyncio.gather(*watches, return_exceptions=True)
+        await asyncio.gather(*self._cancel_watches(), return_exceptions=True)
         await self._host.stop()
         self._close("stopped")
 
@@ -92,34 +104,40 @@ class Controller:
         if self._closed is not None and not self._closed.done():
             self._closed.set_result(reason)
 
-    # --- workers that die -----------------------------------------------------------------------------------------
+    # --- processes that die -----------------------------------------------------------------------------------------
 
-    async def _watch(self, config: WorkerConfig) -> None:
-        """Replace one worker whenever its process ends, for as long as router/health.py says so."""
-        worker_id, restarts, started_s, is_ready = config.worker_id, 0, self._clock(), True
+    async def _watch(self, member_id: str, restart: Callable[[], Awaitable[None]]) -> None:
+        """Replace one worker or gateway whenever its process ends, for as long as router/health.py says so."""
+        restarts, started_s, is_ready = 0, self._clock(), True
         while True:
-            reason = await self._host.worker_closed(worker_id) if is_ready else "it did not start"
-            log.warning("%s is gone: %s", worker_id, reason)
-            self._addresses.pop(worker_id, None)
-            await self._publish()
-            seen = Observation(worker_id, True, is_ready, 0.0, self._clock() - started_s, restarts)
+            reason = await self._host.closed(member_id) if is_ready else "it did not start"
+            log.warning("%s is gone: %s", member_id, reason)
+            if self._addresses.pop(member_id, None) is not None:
+                await self._publish()
+            seen = Observation(member_id, True, is_ready, 0.0, self._clock() - started_s, restarts)
             decision = decide([seen], self._settings)[0]
             if isinstance(decision, GiveUp):
-                log.error("%s stays down: %s", worker_id, decision.reason)
+                log.error("%s stays down: %s", member_id, decision.reason)
                 return
             restarts, started_s = decision.restarts, self._clock()
             await asyncio.sleep(decision.after_s)
-            is_ready = await self._restart(config)
+            try:
+                await restart()
+            except TwinpoolError as error:
+                log.warning("%s did not start: %s", member_id, error)
+                is_ready = False
+            else:
+                log.info("%s is back", member_id)
+                is_ready = True
 
-    async def _restart(self, config: WorkerConfig) -> bool:
-        try:
-            self._addresses[config.worker_id] = await self._host.start_worker(config)
-        except TwinpoolError as error:
-            log.warning("%s did not start: %s", config.worker_id, error)
-            return False
+    async def _restart_worker(self, config: WorkerConfig) -> None:
+        self._addresses[config.worker_id] = await self._host.start_worker(config)
         await self._publish()
-        log.info("%s is back", config.worker_id)
-        return True
+
+    async def _restart_gateway(self, config: GatewayConfig) -> None:
+        await self._host.start_gateway(config)
+        await self._host.set_workers(config.gateway_id, self._members())
+        await self._host.until_ready(config.gateway_id, len(self._addresses))
 
     def _watch_ended(self, task: asyncio.Task[None]) -> None:
         self._watches.discard(task)
@@ -128,6 +146,12 @@ class Controller:
             self._close(f"a watch failed: {error}")
 
     async def _publish(self) -> None:
-        addresses = [self._addresses[worker_id] for worker_id in sorted(self._addresses)]
+        """Tell every gateway who is there. One that cannot be told is dead, and hears it when it is back."""
         for gateway in self._plan.gateways:
-            await self._host.set_workers(gateway.gateway_id, addresses)
+            try:
+                await self._host.set_workers(gateway.gateway_id, self._members())
+            except TwinpoolError as error:
+                log.warning("%s was not told of a change: %s", gateway.gateway_id, error)
+
+    def _members(self) -> list[WorkerAddress]:
+        return [self._addresses[worker_id] for worker_id in sorted(self._addresses)]

@@ -10,7 +10,14 @@ from dataclasses import dataclass, replace
 from typing import assert_never
 
 from twinpool.cluster.flight import Flight, Piece
-from twinpool.core.errors import Cancelled, InvalidRequest, NoWorkers, Overloaded, TwinpoolError
+from twinpool.core.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    InvalidRequest,
+    NoWorkers,
+    Overloaded,
+    TwinpoolError,
+)
 from twinpool.core.messages import Request, WorkerAddress
 from twinpool.protos.convert import (
     address_to_proto,
@@ -19,7 +26,7 @@ from twinpool.protos.convert import (
     request_to_proto,
 )
 from twinpool.protos.twinpool.v1 import worker_pb2 as pb
-from twinpool.router.admission import AdmissionSettings, Held, HeldQueue, Refused, admit
+from twinpool.router.admission import AdmissionSettings, Held, HeldQueue, RefusalReason, Refused, admit
 from twinpool.router.demand import Demand
 from twinpool.router.ledger import Ledger, Phase
 from twinpool.router.placement import place
@@ -81,23 +88,30 @@ class Dispatcher:
 
     # --- requests -------------------------------------------------------------------------------------------------
 
-    def submit(self, request: Request) -> Flight:
+    def submit(self, request: Request, deadline_s: float | None = None) -> Flight:
         """Take a request of a client; its tokens come out of the flight returned. `finish` must follow.
 
+        Args:
+            deadline_s: from now on; a request that still waits then is given up.
+
         Raises:
-            InvalidRequest: its id is in use, or no worker could ever hold it.
-            Overloaded, NoWorkers: it was refused at once. Nothing was started.
+            Overloaded, DeadlineExceeded: it was refused at once. Nothing was started.
         """
-        if request.request_id in self.ledger:
-            raise InvalidRequest("request_id", "is in use")
         now = self._clock()
-        refused = admit(self._queue, float("inf"), self._admission, now) if len(self._queue) else None
-        if isinstance(refused, Refused):
-            raise Overloaded(str(refused.reason), refused.retry_after_s)
-        flight = self._flights[request.request_id] = Flight(request, now)
+        deadline_at = now + (float("inf") if deadline_s is None else deadline_s)
+        if len(self._queue):  # it would have to wait
+            self._check_admission(deadline_at, now)
+        flight = self._flights[request.request_id] = Flight(request, now, deadline_at)
         self.ledger.open(request, now)
         self._wait(Placing(request))
         return flight
+
+    def _check_admission(self, deadline_at: float, now: float) -> None:
+        refused = admit(self._queue, deadline_at, self._admission, now)
+        if isinstance(refused, Refused):
+            if refused.reason is RefusalReason.DEADLINE:
+                raise DeadlineExceeded("waiting for a worker")
+            raise Overloaded(str(refused.reason), refused.retry_after_s)
 
     def cancel(self, request_id: str) -> bool:
         """End a request on its client's word; False when there is none of this id that is not over."""
@@ -118,10 +132,13 @@ class Dispatcher:
 
     def tick(self) -> None:
         """Refuse what waited too long. Called about once a second."""
-        for held in self._queue.take_expired(self._clock()):
+        now = self._clock()
+        for held in self._queue.take_expired(now):
             reason = self._held_for.get(held.request_id, HoldReason.NO_WORKERS)
             role = _NO_WORKERS.get(reason)
-            self._end(held.request_id, NoWorkers(role) if role else Overloaded(str(reason), 1.0))
+            error: TwinpoolError = NoWorkers(role) if role else Overloaded(str(reason), 1.0)
+            is_late = now >= self._flights[held.request_id].deadline_s
+            self._end(held.request_id, DeadlineExceeded("waiting for a worker") if is_late else error)
 
     def _end(self, request_id: str, error: TwinpoolError) -> None:
         self._unhold(request_id)
@@ -137,9 +154,10 @@ class Dispatcher:
 
     def _wait(self, placing: Placing) -> None:
         request_id = placing.request.request_id
-        arrived = self._flights[request_id].arrived_s
+        flight = self._flights[request_id]
         self._placing[request_id] = placing
-        self._queue.hold(Held(placing.request.priority, arrived, request_id, self._clock() + MAX_HOLD_S))
+        give_up_at = min(self._clock() + MAX_HOLD_S, flight.deadline_s)
+        self._queue.hold(Held(placing.request.priority, flight.arrived_s, request_id, give_up_at))
         self._place_waiting()
 
     def _place_waiting(self) -> None:
@@ -173,7 +191,7 @@ class Dispatcher:
         record.placement, record.attempts = route.why, request.epoch
         record.held_s = now - flight.arrived_s
         blocks = -(-request.peak_tokens // self._block_tokens(route.prefill))
-        order = pb.PrefillOrder(request=spec)
+        order = pb.PrefillOrder(request=spec, expects_parked=placing.parked_on is not None)
         if route.is_disaggregated and route.decode is not None:
             source = address_to_proto(self._addresses[route.prefill])
             order.target.CopyFrom(address_to_proto(self._addresses[route.decode]))
@@ -206,7 +224,10 @@ class Dispatcher:
         """A worker is gone."""
         self._addresses.pop(worker_id, None)
         self.table.lost(worker_id)
-        for decision in self.ledger.worker_lost(worker_id, self._clock()):
+        decisions = self.ledger.worker_lost(worker_id, self._clock())
+        for decision in decisions:  # all, before anything is placed anew: what they say is true already
+            self._unhold(decision.request_id)
+        for decision in decisions:
             self._follow(decision)
 
     def stepped(self, worker_id: str, output: pb.StepOutput) -> None:

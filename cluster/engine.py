@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from twinpool.core.messages import WorkerConfig
 from twinpool.decode_worker.service import DecodeService, Sealed
-from twinpool.kv_transfer.plan import Span
+from twinpool.kv_transfer.plan import Span, layer_groups, spans_of_chunk
 from twinpool.model.batch import NO_TOKEN, Batch, Runner
 from twinpool.model.block_hash import block_hashes, root_hash
 from twinpool.model.block_pool import BlockPool
@@ -154,6 +154,7 @@ class Engine:
 
     def renew(self, key: Key, epoch: int) -> None:
         """The handoff goes to another target, under a new epoch."""
+        self._demoting.discard(key)
         self.prefill.renew(key, epoch)
         if key in self._destinations:
             self._destinations[Key(key.request_id, epoch)] = self._destinations.pop(key)
@@ -246,28 +247,24 @@ class Engine:
             self._report_cached(sequence)
 
     def _report_cached(self, sequence: Sequence) -> None:
-        cached, step = sequence.cached_tokens // self.pool.block_tokens, self._blocks_per_span
-        num_layers, group = self._runner.cache.layout.num_layers, self._runner.layers_per_group
-        for block in range(0, cached, step):
-            for layer in range(0, num_layers, group):
-                end_layer, end_block = min(layer + group, num_layers), min(block + step, cached)
-                self._events.group_ready(sequence.key, Span(layer, end_layer, block, end_block))
-
-    @property
-    def _blocks_per_span(self) -> int:
-        return max(1, self._chunk_tokens // self.pool.block_tokens)
+        """KV that was here before, in spans of about the size that a step computes."""
+        block_tokens = self.pool.block_tokens
+        layers = layer_groups(self._runner.cache.layout.num_layers, self._runner.layers_per_group)
+        step = max(1, self._chunk_tokens // block_tokens) * block_tokens
+        for before in range(0, sequence.cached_tokens, step):
+            after = min(before + step, sequence.cached_tokens)
+            for span in spans_of_chunk(before, after, False, block_tokens, layers):
+                self._events.group_ready(sequence.key, span)
 
     def _report_groups(self, prompts: list[Prompt], first_layer: int, end_layer: int) -> None:
-        block_tokens = self.pool.block_tokens
         for prompt in prompts:
             key = prompt.sequence.key
             if self._destinations.get(key) is not Destination.HANDOFF:
                 continue
-            after = prompt.sequence.num_computed + prompt.chunk_tokens
-            first_block = prompt.sequence.num_computed // block_tokens
-            end_block = -(-after // block_tokens) if prompt.is_last_chunk else after // block_tokens
-            if end_block > first_block:
-                self._events.group_ready(key, Span(first_layer, end_layer, first_block, end_block))
+            before = prompt.sequence.num_computed
+            after, is_last = before + prompt.chunk_tokens, prompt.is_last_chunk
+            for span in spans_of_chunk(before, after, is_last, self.pool.block_tokens, ((first_layer, end_layer),)):
+                self._events.group_ready(key, span)
 
     def _batch(self, rows: list[Sequence], prompts: list[Prompt]) -> Batch:
         sequences = rows + [prompt.sequence for prompt in prompts]
@@ -321,9 +318,9 @@ class Engine:
     def _abandon(self, prompt: Prompt) -> None:
         """A prompt that gives no token: only its own request fails."""
         key = prompt.sequence.key
+        self._events.failed(key, NOT_FINITE)  # first: the end of the handoff forgets the request
         if self._destinations.get(key) is Destination.HANDOFF:
             self._events.cancel_source(key)
-        self._events.failed(key, NOT_FINITE)
         self.cancel(key)
 
     def _publish(self, tokens: list[Token]) -> None:

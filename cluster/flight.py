@@ -46,6 +46,7 @@ class Flight:
 
     request: Request
     arrived_s: float
+    deadline_s: float = float("inf")  # gateway clock
     record: Record = field(default_factory=Record)
     _pieces: asyncio.Queue[Piece | TwinpoolError] = field(default_factory=asyncio.Queue)
 

@@ -60,6 +60,7 @@ class Gateway:
         self._links: dict[str, WorkerLink] = {}  # to those that are not lost
         self._hellos: dict[str, worker_pb2.WorkerHello] = {}
         self._changed = asyncio.Condition()
+        self._stopped = asyncio.Event()
         self._address = ""
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -98,8 +99,14 @@ class Gateway:
             await self._changed.wait_for(lambda: len(self._hellos) >= num_workers)
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
 
+    async def until_closed(self) -> str:
+        """Return once this gateway serves no more."""
+        await self._stopped.wait()
+        return "stopped"
+
     async def stop(self) -> None:
         """Refuse new requests, end the streams, hang up. Idempotent."""
+        self._stopped.set()
         if not self._address:
             return
         self._address = ""

@@ -42,7 +42,7 @@ class Intake:
         goal, priority = self._goal(message)
         prompt_ids = self._prompt(message)
         return Request(
-            request_id=self.internal_id(message.request_id or secrets.token_hex(8)),
+            request_id=f"{config.gateway_id}/{secrets.token_hex(8)}",  # never a client's: workers know requests by it
             epoch=1,
             token_ids=tuple(prompt_ids),
             num_prompt_tokens=len(prompt_ids),
@@ -50,10 +50,6 @@ class Intake:
             goal=goal,
             priority=priority,
         )
-
-    def internal_id(self, request_id: str) -> str:
-        """The id that workers see: clients of two gateways may choose the same one."""
-        return f"{self._config.gateway_id}/{request_id}"
 
     def _goal(self, message: pb.GenerateRequest) -> tuple[Goal, int]:
         name = message.goal_class or "default"

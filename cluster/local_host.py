@@ -24,8 +24,9 @@ class LocalHost:
         worker = self.workers[config.worker_id] = Worker(config, clock=self._clock)
         return await worker.start()
 
-    async def worker_closed(self, worker_id: str) -> str:
-        return await self.workers[worker_id].until_closed()
+    async def closed(self, member_id: str) -> str:
+        member = self.workers.get(member_id) or self.gateways[member_id]
+        return await member.until_closed()
 
     async def start_gateway(self, config: GatewayConfig) -> str:
         gateway = self.gateways[config.gateway_id] = Gateway(config, clock=self._clock)

@@ -8,13 +8,18 @@ import logging
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.util.placement_group import (
+    PlacementGroup,
+    get_placement_group,
+    placement_group,
+    remove_placement_group,
+)
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from twinpool.cluster.actors import NAMESPACE, OPTIONS, GatewayActor, WorkerActor
 from twinpool.cluster.launch import GatewayConfig, LaunchPlan
-from twinpool.core.errors import SpecError, TwinpoolError
+from twinpool.core.errors import Internal, SpecError, TwinpoolError
 from twinpool.core.messages import WorkerAddress, WorkerConfig
 
 log = logging.getLogger(__name__)
@@ -38,14 +43,14 @@ class RayHost:
         address: WorkerAddress = await _answer(actor.start.remote(), START_TIMEOUT_S, f"start of {config.worker_id}")
         return address
 
-    async def worker_closed(self, worker_id: str) -> str:
+    async def closed(self, member_id: str) -> str:
         try:
-            reason: str = await self._actors[worker_id].until_closed.remote()
+            reason: str = await self._actors[member_id].until_closed.remote()
         except RayActorError as error:
             reason = str(error).splitlines()[0]
-        actor = self._actors.pop(worker_id, None)
+        actor = self._actors.pop(member_id, None)
         if actor is not None:
-            ray.kill(actor)  # a worker that closed by itself leaves its process behind, and its name in Ray
+            ray.kill(actor)  # one that closed by itself leaves its process behind, and its name in Ray
         return reason
 
     async def start_gateway(self, config: GatewayConfig) -> str:
@@ -54,7 +59,10 @@ class RayHost:
         return address
 
     async def set_workers(self, gateway_id: str, addresses: list[WorkerAddress]) -> None:
-        await _answer(self._actors[gateway_id].set_workers.remote(addresses), PLACE_TIMEOUT_S, f"news to {gateway_id}")
+        actor = self._actors.get(gateway_id)
+        if actor is None:
+            raise Internal(f"{gateway_id} does not run")
+        await _answer(actor.set_workers.remote(addresses), PLACE_TIMEOUT_S, f"news to {gateway_id}")
 
     async def until_ready(self, gateway_id: str, num_workers: int) -> None:
         await _answer(
@@ -70,9 +78,11 @@ class RayHost:
                 log.warning("a process did not stop by itself: %s", outcome)
         for actor in actors.values():
             ray.kill(actor)
-        groups, self._groups = self._groups, {}
-        for group in groups.values():
-            remove_placement_group(group)
+        self._groups.clear()
+        for pool in {pool for pool, _ in self._slots.values()}:
+            group = self._find_group(pool)
+            if group is not None:
+                remove_placement_group(group)
 
     async def _actor(self, actor_id: str, actor_class: Any, config: WorkerConfig | GatewayConfig) -> Any:
         name = f"{self._cluster}/{actor_id}"
@@ -87,12 +97,25 @@ class RayHost:
         return actor
 
     async def _group(self, pool: str) -> PlacementGroup:
+        """The pool's placement group: detached, so that the workers in it outlive a controller."""
         if pool not in self._groups:
-            size = sum(1 for slot in self._slots.values() if slot[0] == pool)
-            bundles = [{"CPU": OPTIONS["num_cpus"]}] * size
-            self._groups[pool] = placement_group(bundles, strategy="PACK", name=f"{self._cluster}/{pool}")
+            self._groups[pool] = self._find_group(pool) or self._make_group(pool)
         await _answer(self._groups[pool].ready(), PLACE_TIMEOUT_S, f"room in Ray for {pool}")
         return self._groups[pool]
+
+    def _find_group(self, pool: str) -> PlacementGroup | None:
+        try:
+            group: PlacementGroup = get_placement_group(f"{self._cluster}/{pool}")
+        except ValueError:
+            return None
+        return group
+
+    def _make_group(self, pool: str) -> PlacementGroup:
+        size = sum(1 for slot in self._slots.values() if slot[0] == pool)
+        bundles = [{"CPU": OPTIONS["num_cpus"]}] * size
+        name = f"{self._cluster}/{pool}"
+        group: PlacementGroup = placement_group(bundles, strategy="PACK", name=name, lifetime="detached")
+        return group
 
 
 def _slots(plan: LaunchPlan) -> dict[str, tuple[str, int]]:
@@ -121,4 +144,6 @@ async def outcome_of(reference: Any) -> Any:
     except RayTaskError as error:
         if isinstance(error.cause, TwinpoolError):
             raise error.cause from None
-        raise
+        raise Internal(str(error)) from None
+    except RayError as error:
+        raise Internal(str(error).splitlines()[0]) from None

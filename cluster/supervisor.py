@@ -21,6 +21,7 @@ from twinpool.core.errors import SpecError, TwinpoolError
 
 log = logging.getLogger(__name__)
 
+STOP_TIMEOUT_S = 30.0
 RAY_CONNECT_TIMEOUT_S = 5.0
 
 OnReady = Callable[[ClusterState], None]
@@ -61,7 +62,20 @@ async def _run(spec_path: str, plan: LaunchPlan, folder: StateFolder, on_ready: 
                 controller = _controller(plan)
                 await _unless(stop, _start(controller))
     finally:
-        await asyncio.wait_for(controller.stop.remote(), timeout=30)
+        await _end(controller)
+
+
+async def _end(controller: Any) -> None:
+    """Have the controller end its processes, and end it too: on a Ray of others nothing of ours may stay."""
+    import ray
+    from ray.exceptions import RayError
+
+    try:
+        await asyncio.wait_for(controller.stop.remote(), STOP_TIMEOUT_S)
+    except (RayError, TimeoutError) as error:
+        log.error("the controller did not stop: %s", error)
+    finally:
+        ray.kill(controller)
 
 
 async def _unless(stop: asyncio.Event, work: Any) -> Any:
@@ -162,9 +176,12 @@ def main() -> int:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 
+    pipes = [arguments.ready_fd]
+
     def report(**fields: object) -> None:
-        with os.fdopen(arguments.ready_fd, "w") as pipe:
-            pipe.write(json.dumps(fields) + "\n")
+        if pipes:  # the starter listens until the first report
+            with os.fdopen(pipes.pop(), "w") as pipe:
+                pipe.write(json.dumps(fields) + "\n")
 
     try:
         supervise(arguments.spec, StateFolder(arguments.state_dir), lambda state: report(ok=True, grpc=state.grpc))

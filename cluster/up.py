@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from twinpool.cluster.launch import plan_launch
@@ -81,10 +82,12 @@ def take_down(state: ClusterState, folder: StateFolder) -> None:
     Raises:
         Internal: it did not end in time, and was killed.
     """
-    os.kill(state.supervisor_pid, signal.SIGTERM)
+    with suppress(ProcessLookupError):  # it may have ended by itself
+        os.kill(state.supervisor_pid, signal.SIGTERM)
     deadline = time.monotonic() + DOWN_TIMEOUT_S
     while folder.is_running(state.name):
         if time.monotonic() > deadline:
-            os.kill(state.supervisor_pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(state.supervisor_pid, signal.SIGKILL)
             raise Internal(f"{state.name} did not end within {DOWN_TIMEOUT_S:g} s and was killed")
         time.sleep(0.05)

@@ -20,6 +20,7 @@ from twinpool.cluster.grpc_options import worker_server_options
 from twinpool.cluster.grpc_safe import add_safe
 from twinpool.cluster.outbox import Outbox, view_of
 from twinpool.cluster.worker_service import WorkerService
+from twinpool.core.errors import SpecError
 from twinpool.core.messages import FailureKind, Request, WorkerAddress, WorkerConfig
 from twinpool.decode_worker.service import Sealed
 from twinpool.kv_transfer.endpoint import TransferEndpoint
@@ -54,6 +55,7 @@ class Worker:
         self._outboxes: dict[str, Outbox] = {}
         self._attempts: dict[Key, Attempt] = {}
         self._sources: dict[str, Key] = {}  # the attempt under which a request's KV is sent from here
+        self._expected: dict[Key, int] = {}  # blocks that reservations whose source has not started will need
         self._num_orders = 0
         self._view = pb.WorkerView()
         self._address: WorkerAddress | None = None
@@ -81,7 +83,10 @@ class Worker:
         self._server = grpc.aio.server(options=worker_server_options())
         service = WorkerService(self, config.cluster_secret)
         add_safe(worker_pb2_grpc.add_WorkerServiceServicer_to_server, service, self._server)
-        port = self._server.add_insecure_port(f"{config.interface}:0")
+        try:
+            port = self._server.add_insecure_port(f"{config.interface}:0")
+        except RuntimeError:
+            raise SpecError(f"transfer.interface: {config.interface} is no address of this machine") from None
         self._address = WorkerAddress(config.worker_id, self._incarnation, f"{config.interface}:{port}")
         self._endpoint = TransferEndpoint(
             self._address,
@@ -157,6 +162,11 @@ class Worker:
         target = address_from_proto(order.target) if order.HasField("target") else None
         if target is not None and self._retarget(request, target):
             return
+        if order.expects_parked:
+            key = self._admit(gateway_id, request, target)
+            self._tell_failure(key, FailureKind.PREEMPTED, "the KV that waited for another target is gone")
+            self._forget(key)
+            return
         if (old := self._sources.get(request.request_id)) is not None:
             self._cancel(old, "a newer attempt replaces it")
         key = self._admit(gateway_id, request, target)
@@ -174,19 +184,22 @@ class Worker:
         old = self._sources.get(request.request_id)
         if old is None or self._attempts[old].request.token_ids != request.token_ids:
             return False
-        if not self._endpoint.retarget(request.request_id, request.epoch, target):
-            return False
-        attempt = self._attempts.pop(old)
-        key = Key(request.request_id, request.epoch)
-        self._attempts[key] = Attempt(attempt.gateway_id, request, attempt.arrived_s, target)
+        key, attempt = Key(request.request_id, request.epoch), self._attempts[old]
+        self._attempts[key] = Attempt(attempt.gateway_id, request, attempt.arrived_s, target)  # news may come at once
         self._sources[request.request_id] = key
+        if not self._endpoint.retarget(request.request_id, request.epoch, target):
+            del self._attempts[key]
+            self._sources[request.request_id] = old
+            return False
+        del self._attempts[old]
         self.engine.post(partial(self.engine.renew, old, request.epoch))
         return True
 
     def reserve(self, gateway_id: str, order: pb.ReserveOrder) -> None:
         self._num_orders += 1
         request, source = request_from_proto(order.request), address_from_proto(order.source)
-        self._admit(gateway_id, request, source)
+        key = self._admit(gateway_id, request, source)
+        self._expected[key] = self._runner.cache.layout.num_blocks(request.peak_tokens)
         self._endpoint.reserve(request.request_id, request.epoch, len(request.token_ids), source)
 
     def cancel(self, gateway_id: str, request_id: str) -> None:
@@ -214,6 +227,7 @@ class Worker:
     def _forget(self, key: Key) -> Attempt | None:
         if self._sources.get(key.request_id) == key:
             del self._sources[key.request_id]
+        self._expected.pop(key, None)
         return self._attempts.pop(key, None)
 
     # --- what handoffs ask (endpoint.EngineSide) ------------------------------------------------------------------
@@ -221,6 +235,7 @@ class Worker:
     def bind_blocks(self, request_id: str, epoch: int) -> None:
         attempt = self._attempts.get(Key(request_id, epoch))
         if attempt is not None:
+            self._expected.pop(Key(request_id, epoch), None)  # the engine counts it from here on
             sequence = self._sequence(attempt)
             self.engine.post(partial(self.engine.want, sequence))
 
@@ -294,6 +309,8 @@ class Worker:
 
     def stepped(self, tokens: list[Token], load: Load) -> None:
         self._view = view_of(load, self._view.version + 1)
+        self._view.reservations += len(self._expected)
+        self._view.reserved_blocks += sum(self._expected.values())
         for token in tokens:
             outbox = self._outboxes.get(token.gateway_id)
             if outbox is not None:

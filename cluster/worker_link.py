@@ -4,20 +4,23 @@ Knows messages, not what they mean.
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc
 
 from twinpool.cluster.grpc_options import worker_channel_options
-from twinpool.cluster.worker_service import SECRET_HEADER
 from twinpool.core.messages import WorkerAddress
+from twinpool.kv_transfer.pairing import SECRET_HEADER
 from twinpool.protos.twinpool.v1 import worker_pb2 as pb
 from twinpool.protos.twinpool.v1 import worker_pb2_grpc
 
 OnHello = Callable[[pb.WorkerHello], None]
 OnStep = Callable[[str, pb.StepOutput], None]
 OnLost = Callable[[WorkerAddress, str], None]
+
+log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S = 10.0
 
@@ -63,6 +66,9 @@ class WorkerLink:
             reason = f"no answer from {self.address.address} within {CONNECT_TIMEOUT_S:g} s"
         except grpc.aio.AioRpcError as error:
             reason = f"{error.code().name}: {error.details()}"
+        except Exception as error:  # the outermost loop of the task: orders must not go into a queue nobody reads
+            log.exception("the link to %s failed", self.address.worker_id)
+            reason = f"{type(error).__name__}: {error}"
         self._on_lost(self.address, reason)
 
     async def _outgoing(self) -> AsyncIterator[pb.GatewayMessage]:

@@ -14,13 +14,12 @@ import grpc
 from twinpool.cluster.outbox import Outbox
 from twinpool.core.errors import TwinpoolError
 from twinpool.core.messages import FailureKind
+from twinpool.kv_transfer.pairing import SECRET_HEADER
 from twinpool.model.sequence import Key
 from twinpool.protos.twinpool.v1 import worker_pb2 as pb
 from twinpool.protos.twinpool.v1 import worker_pb2_grpc
 
 log = logging.getLogger(__name__)
-
-SECRET_HEADER = "x-twinpool-cluster"  # the name of a header, not a secret
 
 
 class Orders(Protocol):

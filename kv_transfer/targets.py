@@ -92,8 +92,8 @@ class Targets:
         if target is None:
             target = self._begin(key, named)
         if target.machine.is_over:
-            self._engine.release_target(request_id, epoch)
             self._engine.failed(request_id, epoch, FailureKind.TRANSFER_FAILED, "the source's announcement lapsed")
+            self._engine.release_target(request_id, epoch)
             return
         target.num_tokens = num_tokens
         self._advance(target, Reserve(num_tokens))

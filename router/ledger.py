@@ -132,9 +132,9 @@ class Ledger:
     ) -> Decision | None:
         """A worker says that an attempt ended there without an answer. None: nothing follows, the news is old.
 
-        The request goes on under the next epoch from the tokens accepted so far. When the source says that a transfer
-        failed, it holds the KV, so that only the decode worker is chosen again. What a source says after its handoff
-        counts for nothing.
+        The request goes on under the next epoch from the tokens accepted so far. When either end says that a transfer
+        failed, the source holds the KV (or will say that it does not), so that only the decode worker is chosen again.
+        What a source says after its handoff counts for nothing.
         """
         entry = self._entries.get(request_id)
         if entry is None or entry.phase != Phase.DISPATCHED or epoch != entry.request.epoch:
@@ -145,8 +145,8 @@ class Ledger:
         if from_worker not in entry.workers or (is_source and entry.is_handed_over):
             return None
         culprits = culprits_of(route, kind, from_worker)
-        if is_source and kind == FailureKind.TRANSFER_FAILED:
-            return self._retarget(entry, route.prefill, culprits, reason, now)
+        if kind == FailureKind.TRANSFER_FAILED and route.is_disaggregated and not entry.is_handed_over:
+            return self._retarget(entry, route.prefill, frozenset(route.workers[1:]), reason, now)
         return self._retry(entry, kind, culprits, reason, now)
 
     def worker_lost(self, worker_id: str, now: float) -> list[Decision]:

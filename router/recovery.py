@@ -20,6 +20,10 @@ class Retry:
     release: tuple[str, ...]
     kind: FailureKind
 
+    @property
+    def request_id(self) -> str:
+        return self.request.request_id
+
 
 @dataclass(frozen=True, slots=True)
 class Retarget:
@@ -29,6 +33,10 @@ class Retarget:
     parked_on: str
     avoid: frozenset[str]
     release: tuple[str, ...]
+
+    @property
+    def request_id(self) -> str:
+        return self.request.request_id
 
 
 @dataclass(frozen=True, slots=True)

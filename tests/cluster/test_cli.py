@@ -86,8 +86,7 @@ def test_schema_is_the_committed_one(tmp_path: Path) -> None:
     assert json.loads(done.stdout) == json.loads((ROOT / "docs" / "cluster.schema.json").read_text())
 
 
-@pytest.mark.parametrize("command", ["status", "generate"])
-def test_light_commands_import_neither_ray_nor_torch(command: str) -> None:
+def test_light_commands_import_neither_ray_nor_torch() -> None:
     code = (
         "import sys, twinpool.cluster.cli, twinpool.client.client, twinpool.cluster.show;"
         "print([name for name in ('ray', 'torch', 'pydantic', 'numpy') if name in sys.modules])"

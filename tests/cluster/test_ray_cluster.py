@@ -16,7 +16,9 @@ import psutil
 import pytest
 
 from twinpool.client.client import AsyncClient, Client
+from twinpool.client.errors import ConnectionFailed
 from twinpool.client.results import GenerationResult
+from twinpool.core.errors import NoWorkers
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "examples" / "models" / "tiny"
@@ -179,13 +181,49 @@ def test_a_stopped_worker_is_routed_around_and_taken_back_when_it_goes_on(cluste
         assert stopped[0].is_running()
 
 
+def test_a_killed_controller_is_replaced_and_nobody_else_notices(cluster: dict[str, Any]) -> None:
+    with Client(cluster["grpc"]) as client:
+        pids = {worker.id: worker.pid for worker in client.status().workers}
+        (controller,) = controllers_of(cluster)
+        with client.stream(PROMPTS[3], max_tokens=150, temperature=0.0, ignore_eos=True) as stream:
+            for event in stream:
+                if event.index == 5:
+                    controller.kill()
+            assert stream.result.timings.attempts == 1
+        deadline = time.monotonic() + 30
+        while controller in controllers_of(cluster) or not controllers_of(cluster):
+            assert time.monotonic() < deadline, "no new controller"
+            time.sleep(0.2)
+        assert {worker.id: worker.pid for worker in client.status().workers} == pids
+
+
+def controllers_of(cluster: dict[str, Any]) -> list[psutil.Process]:
+    family = family_of(cluster["supervisor_pid"])
+    return [process for process in family if process.is_running() and "ControllerActor" in process.name()]
+
+
+def test_a_killed_gateway_comes_back_at_its_address(cluster: dict[str, Any]) -> None:
+    with Client(cluster["grpc"]) as client:
+        psutil.Process(client.status().gateways[0].pid).kill()
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                result = client.generate(PROMPTS[0], max_tokens=8, temperature=0.0)
+                break
+            except (ConnectionFailed, NoWorkers):
+                assert time.monotonic() < deadline, "no gateway came back"
+                time.sleep(0.2)
+        assert result.usage.completion_tokens == 8
+        assert {worker.state for worker in client.status().workers} == {"ready"}
+
+
 def test_sigterm_of_the_supervisor_takes_everything_down(machine: Machine) -> None:
     machine.run("up", str(machine.spec("short-lived")), "--detach")
     pid = machine.state("short-lived")["supervisor_pid"]
     family = family_of(pid)
     os.kill(pid, signal.SIGTERM)
     assert_gone(family)
-    assert "short-lived" not in machine.run("status", "short-lived", expect=2).splitlines()[1:]
+    assert "no cluster named 'short-lived'" in machine.run("status", "short-lived", expect=2)
 
 
 def test_weights_that_cannot_be_read_end_the_start_with_one_line(machine: Machine) -> None:

@@ -163,8 +163,10 @@ def test_a_transfer_that_only_the_source_thinks_failed_disturbs_nothing() -> Non
     assert fail(ledger, FailureKind.TRANSFER_FAILED, "p") is None
 
 
-def test_a_failed_transfer_told_by_its_target_is_a_retry() -> None:
-    assert isinstance(fail(opened(), FailureKind.TRANSFER_FAILED, "d"), Retry)
+def test_a_failed_transfer_told_by_its_target_keeps_the_source() -> None:
+    decision = fail(opened(), FailureKind.TRANSFER_FAILED, "d")
+    assert isinstance(decision, Retarget)
+    assert (decision.parked_on, decision.avoid, decision.release) == ("p", frozenset({"d"}), ("d",))
 
 
 @pytest.mark.parametrize(

@@ -64,12 +64,14 @@ class RequestSpec(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., epoch: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., num_prompt_tokens: _Optional[int] = ..., sampling: _Optional[_Union[_generation_pb2.SamplingParams, _Mapping]] = ..., goal: _Optional[_Union[_generation_pb2.Goal, _Mapping]] = ..., priority: _Optional[int] = ..., age_s: _Optional[float] = ..., tenant_salt: _Optional[str] = ...) -> None: ...
 
 class PrefillOrder(_message.Message):
-    __slots__ = ("request", "target")
+    __slots__ = ("request", "target", "expects_parked")
     REQUEST_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
+    EXPECTS_PARKED_FIELD_NUMBER: _ClassVar[int]
     request: RequestSpec
     target: WorkerAddress
-    def __init__(self, request: _Optional[_Union[RequestSpec, _Mapping]] = ..., target: _Optional[_Union[WorkerAddress, _Mapping]] = ...) -> None: ...
+    expects_parked: bool
+    def __init__(self, request: _Optional[_Union[RequestSpec, _Mapping]] = ..., target: _Optional[_Union[WorkerAddress, _Mapping]] = ..., expects_parked: _Optional[bool] = ...) -> None: ...
 
 class WorkerAddress(_message.Message):
     __slots__ = ("worker_id", "incarnation", "address")
