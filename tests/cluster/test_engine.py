@@ -2,12 +2,23 @@
 
 from itertools import product
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from tests.cluster.engine_builders import BLOCK_TOKENS, Recorder, make_engine, make_request, make_sequence
-from twinpool.cluster.engine import Destination
+from tests.cluster.engine_builders import (
+    BLOCK_TOKENS,
+    Recorder,
+    make_config,
+    make_engine,
+    make_request,
+    make_sequence,
+)
+from twinpool.cluster.engine import Destination, Engine
 from twinpool.core.messages import FinishReason, Request
+from twinpool.model.batch import NO_TOKEN, Batch, OnLayers
 from twinpool.model.modelled_kv import oracle_tokens
+from twinpool.model.modelled_runner import ModelledRunner
 from twinpool.model.modelled_shape import modelled_shape
 
 SHAPE = modelled_shape("modelled:instant")
@@ -113,3 +124,56 @@ def test_a_step_that_raises_reports_a_crash() -> None:
     engine.start()
     engine.stop()
     assert isinstance(events.error, ZeroDivisionError)
+
+
+def test_a_grant_leaves_the_blocks_that_decoding_rows_need() -> None:
+    """A parked handoff, a row at a block's end, and a handoff that wants all the rest."""
+    events = Recorder()
+    engine = make_engine(events, kv_bytes=8 * BLOCK_TOKENS * SHAPE.kv_token_bytes, max_model_len=64, parked_share=0.9)
+    engine.submit(make_sequence(make_request("parked", range(24))), Destination.HANDOFF)
+    engine.step()
+    engine.step()
+    engine.submit(make_sequence(make_request("local", range(30, 38), max_tokens=9)), Destination.LOCAL)
+    engine.step()
+    engine.want(make_sequence(make_request("wanted", range(50, 82), max_tokens=2)))
+    engine.step()
+    assert events.demoted == [make_sequence(make_request("parked")).key]
+    assert events.bindings == []
+    engine.release_source(events.demoted[0])
+    while engine.step():
+        engine.pool.check()
+    assert [key.request_id for key, _, _ in events.bindings] == ["wanted"]
+    assert len(events.answer("local")) == 9
+
+
+class SickRunner(ModelledRunner):
+    """Gives no token at one index of the answer."""
+
+    sick_index = 0
+
+    def run(self, batch: Batch, on_layers: OnLayers | None = None) -> NDArray[np.int64]:
+        sampled = super().run(batch, on_layers)
+        is_sick = [row.index == self.sick_index and row.sampling.seed == 666 for row in batch.samples]
+        return np.where(is_sick, NO_TOKEN, sampled)
+
+
+@pytest.mark.parametrize("sick_index", [0, 1, 3])
+@pytest.mark.parametrize("destination", [Destination.LOCAL, Destination.HANDOFF])
+def test_logits_that_are_not_finite_fail_their_own_request_only(sick_index: int, destination: Destination) -> None:
+    events = Recorder()
+    runner = SickRunner(SHAPE, model="sick", max_model_len=256, kv_bytes=1 << 20, block_tokens=BLOCK_TOKENS)
+    runner.sick_index = sick_index
+    engine = Engine(make_config(), runner, events, lambda: 0.0)
+    sick, well = make_request("sick", seed=666), make_request("well", range(50, 70))
+    engine.submit(make_sequence(sick), destination)
+    engine.submit(make_sequence(well), Destination.LOCAL)
+    while engine.step():
+        engine.pool.check()
+    assert events.answer("well") == oracle(well)
+    if sick_index == 0 or destination is Destination.LOCAL:
+        assert [key.request_id for key, _ in events.failures] == ["sick"]
+        assert len(events.answer("sick")) == sick_index
+    for key in events.cancelled:
+        engine.release_source(key)
+    engine.release_source(make_sequence(sick).key)
+    assert engine.pool.is_idle

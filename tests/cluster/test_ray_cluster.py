@@ -275,6 +275,7 @@ def test_a_cluster_attaches_to_a_running_ray_and_ctrl_c_leaves_it_alone(machine:
     spec = machine.spec("guest")
     spec.write_text(spec.read_text() + f'ray: {{address: "{foreign_ray}"}}\n')
     command = [sys.executable, "-m", "twinpool.cluster.cli", "up", str(spec)]
+    up_began = time.time()
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=machine.environment
     ) as up:
@@ -284,8 +285,11 @@ def test_a_cluster_attaches_to_a_running_ray_and_ctrl_c_leaves_it_alone(machine:
             workers = [psutil.Process(worker.pid) for worker in client.status().workers]
             assert client.generate("import ", max_tokens=4, temperature=0.0).usage.completion_tokens > 0
         up.send_signal(signal.SIGINT)
+        controllers = [p for p in psutil.process_iter(["name"]) if "ControllerActor" in p.info["name"]]
+        before_ours = [p for p in controllers if p.create_time() < up_began]
         assert up.wait(60) == 0
     assert_gone(workers)
+    assert_gone([p for p in controllers if p not in before_ours])
 
 
 def test_a_node_without_the_model_is_named(machine: Machine, foreign_ray: str, tmp_path: Path) -> None:
