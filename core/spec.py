@@ -164,7 +164,7 @@ class GatewaySpec(_Section):
     grpc_port: Port = 7070
     """Port of the gRPC service; 0 takes a free one. More replicas count up from here."""
     http_port: Port = 8080
-    """Port of the HTTP service; 0 takes a free one. More replicas count up from here."""
+    """Port of the HTTP service, which this version does not serve yet; 0 takes a free one."""
     replicas: int = Field(default=1, ge=1, le=64)
     """Gateway processes."""
     insecure_no_auth: bool = False
