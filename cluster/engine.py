@@ -9,17 +9,16 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from enum import Enum
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from twinpool.cluster.engine_events import Destination, EngineEvents, Load
+from twinpool.cluster.step_batch import build_batch
 from twinpool.core.messages import WorkerConfig
 from twinpool.decode_worker.service import DecodeService, Sealed
-from twinpool.kv_transfer.plan import Span, layer_groups, spans_of_chunk
-from twinpool.model.batch import NO_TOKEN, Batch, Runner
+from twinpool.kv_transfer.plan import layer_groups, spans_of_chunk
+from twinpool.model.batch import NO_TOKEN, Runner
 from twinpool.model.block_hash import block_hashes, root_hash
 from twinpool.model.block_pool import BlockPool
 from twinpool.model.sequence import Key, Sequence, Token
@@ -29,44 +28,6 @@ from twinpool.prefill_worker.service import PrefillService, Prompt
 log = logging.getLogger(__name__)
 
 NOT_FINITE = "the model's logits are not finite"
-
-
-class Destination(Enum):
-    """Where a prompt's KV goes after prefill."""
-
-    HANDOFF = "handoff"
-    LOCAL = "local"
-    NOWHERE = "nowhere"  # the first token is the only one
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """What a worker publishes of itself after each step; see WorkerView in worker.proto."""
-
-    free_blocks: int
-    running: int
-    context_tokens: int
-    waiting_prefills: int
-    waiting_prefill_tokens: int
-    reservations: int
-    reserved_blocks: int
-    parked_blocks: int
-    peak_blocks: int
-    cause: str
-
-
-class EngineEvents(Protocol):
-    """What the engine reports, called on the engine thread; none may block."""
-
-    def begin_source(self, key: Key, num_tokens: int, block_ids: list[int]) -> None: ...
-    def group_ready(self, key: Key, span: Span) -> None: ...
-    def computed(self, key: Key, first_token: int, at_s: float) -> None: ...
-    def cancel_source(self, key: Key) -> None: ...
-    def demote(self, key: Key) -> None: ...
-    def bound(self, key: Key, block_ids: list[int], skip_blocks: int) -> None: ...
-    def failed(self, key: Key, reason: str) -> None: ...
-    def stepped(self, tokens: list[Token], load: Load) -> None: ...
-    def crashed(self, error: Exception) -> None: ...
 
 
 class Engine:
@@ -190,7 +151,7 @@ class Engine:
         for row in decode_plan.decode_rows:
             self.decode.reserve_next(row)
         rows = [self.decode.sequence(row) for row in decode_plan.decode_rows]
-        batch = self._batch(rows, prompts)
+        batch = build_batch(rows, prompts)
         sampled = self._runner.run(batch, lambda first, end: self._report_groups(prompts, first, end))
         self._apply(decode_plan, rows, prompts, sampled, now)
         return True
@@ -265,23 +226,6 @@ class Engine:
             after, is_last = before + prompt.chunk_tokens, prompt.is_last_chunk
             for span in spans_of_chunk(before, after, is_last, self.pool.block_tokens, ((first_layer, end_layer),)):
                 self._events.group_ready(key, span)
-
-    def _batch(self, rows: list[Sequence], prompts: list[Prompt]) -> Batch:
-        sequences = rows + [prompt.sequence for prompt in prompts]
-        counts = [1] * len(rows) + [prompt.chunk_tokens for prompt in prompts]
-        contexts = [s.num_computed + count for s, count in zip(sequences, counts, strict=True)]
-        ids = [
-            s.token_ids[context - count : context]
-            for s, count, context in zip(sequences, counts, contexts, strict=True)
-        ]
-        sampled = [*range(len(rows)), *(len(rows) + i for i, prompt in enumerate(prompts) if prompt.is_last_chunk)]
-        return Batch(
-            token_ids=np.concatenate([np.array(part, dtype=np.int64) for part in ids]),
-            cu_seqlens=np.cumsum([0, *counts], dtype=np.int32),
-            context_lens=np.array(contexts, dtype=np.int32),
-            block_tables=tuple(np.array(s.block_ids, dtype=np.int64) for s in sequences),
-            samples=tuple(sequences[row].sample_row(row) for row in sampled),
-        )
 
     def _apply(
         self,

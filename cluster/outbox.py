@@ -5,7 +5,7 @@ A gateway that reads slowly gets fewer, larger messages; nothing is dropped and 
 
 import asyncio
 
-from twinpool.cluster.engine import Load
+from twinpool.cluster.engine_events import Load
 from twinpool.core.messages import FailureKind
 from twinpool.model.sequence import Key, Token
 from twinpool.protos.convert import failure_kind_to_proto, finish_reason_to_proto

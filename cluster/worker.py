@@ -15,7 +15,9 @@ from typing import Any
 
 import grpc
 
-from twinpool.cluster.engine import Destination, Engine, Load
+from twinpool.cluster.bridge import Bridge
+from twinpool.cluster.engine import Engine
+from twinpool.cluster.engine_events import Destination, Load
 from twinpool.cluster.grpc_options import worker_server_options
 from twinpool.cluster.grpc_safe import add_safe
 from twinpool.cluster.outbox import Outbox, view_of
@@ -79,7 +81,7 @@ class Worker:
         config, loop = self._config, asyncio.get_running_loop()
         self._closed = loop.create_future()
         self._runner = await asyncio.to_thread(load_runner, config)
-        self.engine = Engine(config, self._runner, _Bridge(self, loop), self._clock)
+        self.engine = Engine(config, self._runner, Bridge(self, loop), self._clock)
         self._server = grpc.aio.server(options=worker_server_options())
         service = WorkerService(self, config.cluster_secret)
         add_safe(worker_pb2_grpc.add_WorkerServiceServicer_to_server, service, self._server)
@@ -277,7 +279,7 @@ class Worker:
         if outbox is not None:
             outbox.add_failure(key, kind, reason)
 
-    # --- what the engine reports (hopped over by _Bridge) ---------------------------------------------------------
+    # --- what the engine reports (bridge.Reports, hopped over) ----------------------------------------------------
 
     def begin_source(self, key: Key, num_tokens: int, block_ids: list[int]) -> None:
         attempt = self._attempts.get(key)
@@ -326,42 +328,3 @@ class Worker:
             self._tell_failure(key, FailureKind.INTERNAL, f"{type(error).__name__}: {error}")
         self._attempts.clear()
         self._close(f"the engine stopped: {type(error).__name__}: {error}")
-
-
-class _Bridge:
-    """Engine thread to control thread (engine.EngineEvents)."""
-
-    def __init__(self, worker: Worker, loop: asyncio.AbstractEventLoop) -> None:
-        self._worker = worker
-        self._loop = loop
-
-    def _hop(self, call: Callable[..., None], *arguments: object) -> None:
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(call, *arguments)
-
-    def begin_source(self, key: Key, num_tokens: int, block_ids: list[int]) -> None:
-        self._hop(self._worker.begin_source, key, num_tokens, block_ids)
-
-    def group_ready(self, key: Key, span: Span) -> None:
-        self._hop(self._worker.group_ready, key, span)
-
-    def computed(self, key: Key, first_token: int, at_s: float) -> None:
-        self._hop(self._worker.computed, key, first_token, at_s)
-
-    def cancel_source(self, key: Key) -> None:
-        self._hop(self._worker.cancel_source, key)
-
-    def demote(self, key: Key) -> None:
-        self._hop(self._worker.demote, key)
-
-    def bound(self, key: Key, block_ids: list[int], skip_blocks: int) -> None:
-        self._hop(self._worker.bound, key, block_ids, skip_blocks)
-
-    def failed(self, key: Key, reason: str) -> None:
-        self._hop(self._worker.engine_failed, key, reason)
-
-    def stepped(self, tokens: list[Token], load: Load) -> None:
-        self._hop(self._worker.stepped, tokens, load)
-
-    def crashed(self, error: Exception) -> None:
-        self._hop(self._worker.crashed, error)

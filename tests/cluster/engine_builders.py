@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from twinpool.cluster.engine import Engine, Load
+from twinpool.cluster.engine import Engine
+from twinpool.cluster.engine_events import Load
 from twinpool.core.messages import Goal, Request, Role, SamplingParams, WorkerConfig
 from twinpool.kv_transfer.plan import Span
 from twinpool.model.modelled_runner import load_modelled

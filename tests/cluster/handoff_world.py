@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from twinpool.cluster.engine import Destination, Engine, Load
+from twinpool.cluster.engine import Engine
+from twinpool.cluster.engine_events import Destination, Load
 from twinpool.core.messages import FailureKind, Request, WorkerConfig
 from twinpool.decode_worker.service import Sealed
 from twinpool.kv_transfer import events as ev

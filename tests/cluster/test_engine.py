@@ -14,7 +14,8 @@ from tests.cluster.engine_builders import (
     make_request,
     make_sequence,
 )
-from twinpool.cluster.engine import Destination, Engine
+from twinpool.cluster.engine import Engine
+from twinpool.cluster.engine_events import Destination
 from twinpool.core.messages import FinishReason, Request
 from twinpool.model.batch import NO_TOKEN, Batch, OnLayers
 from twinpool.model.modelled_kv import oracle_tokens
