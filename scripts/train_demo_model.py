@@ -2,9 +2,10 @@
 
 It reads the library's sources and reference texts from the running interpreter, so it needs no download, and writes a
 folder in Hugging Face's layout for a Llama model. It knows nothing of Twinpool and does not import transformers: the
-module tree below carries Hugging Face's parameter names, so its state dict is the checkpoint.
+module tree below carries Hugging Face's parameter names, so its state dict is the checkpoint. Training ends by the
+clock, so two runs differ even with one seed; on a busy machine OMP_WAIT_POLICY=passive makes it several times faster.
 
-    python scripts/train_demo_model.py --out examples/models/tiny --minutes 15
+    python scripts/train_demo_model.py --out examples/models/tiny --minutes 18
 
 One file on purpose, though longer than the repository's habit: a recipe that is read, and rerun, from top to bottom.
 """
@@ -422,15 +423,13 @@ class TokenStream:
         self._documents = list(documents)
         self._rng = rng
         self._rest = torch.empty(0, dtype=torch.int32)
-        self.epochs = 0
 
     def take(self, num_sequences: int, length: int) -> Tensor:
-        """The next (num_sequences, length + 1) ids; neighbours share one, a row's last input is no other's target."""
+        """The next (num_sequences, length + 1) ids: a row is ``length`` inputs and, one further on, their targets."""
         needed = num_sequences * (length + 1)
         while len(self._rest) < needed:
             self._rng.shuffle(self._documents)
             self._rest = torch.cat((self._rest, *self._documents))
-            self.epochs += 1
         taken, self._rest = self._rest[:needed], self._rest[needed:]
         return taken.view(num_sequences, length + 1).long()
 
