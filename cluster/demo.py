@@ -19,11 +19,11 @@ from twinpool.core.spec_file import load_cluster
 
 PROMPTS = (
     "def read_file(",
-    "class Queue:\n    ",
+    "class Stack:\n    def __init__(self",
     "import os\nimport sys\n\ndef main(",
 )
 QUESTION = "Write a function named join."
-LONG_PROMPT_CHARACTERS = 3600  # over a thousand tokens: several chunks, whose KV leaves while the next is computed
+LONG_PROMPT_CHARACTERS = 3300  # over a thousand tokens: several chunks, whose KV leaves while the next is computed
 
 
 def run_demo(folder: StateFolder) -> None:
@@ -77,7 +77,8 @@ def _chat(client: Client) -> GenerationResult:
 
 def _long(client: Client) -> GenerationResult:
     source = Path(textwrap.__file__).read_text()[:LONG_PROMPT_CHARACTERS]
-    _say(f"\n--- the first {len(source)} characters of textwrap.py, greedy\n[...]{source[-60:]}", end="")
+    source = source[: source.rindex("\n") + 1]
+    _say(f"\n--- the first {len(source)} characters of textwrap.py, greedy\n[...]\n{source[-80:]}", end="")
     with client.stream(source, max_tokens=32, temperature=0.0) as stream:
         for event in stream:
             _say(event.text, end="")
