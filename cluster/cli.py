@@ -3,6 +3,7 @@
 Exit codes: 0 ok, 1 failed, 2 bad input, which is told in one line for each problem.
 """
 
+import io
 import json
 import os
 import signal
@@ -25,11 +26,33 @@ app = typer.Typer(
 
 SpecArgument = Annotated[Path, typer.Argument(help="the cluster's YAML file", metavar="CLUSTER.yaml")]
 NameArgument = Annotated[str | None, typer.Argument(help="the cluster's name; by default the only one that is up")]
+
+
+def _host_and_port(value: str | None) -> str | None:
+    if value is not None:
+        host, _, port = value.rpartition(":")
+        if not host or "/" in value or not (port.isascii() and port.isdigit() and 0 < int(port) < 2**16):
+            raise typer.BadParameter(f"must be HOST:PORT, not {value!r}")
+    return value
+
+
 AddressOption = Annotated[
-    str | None, typer.Option("--address", help="HOST:PORT of a gateway, for a cluster that this machine did not start")
+    str | None,
+    typer.Option(
+        "--address",
+        callback=_host_and_port,
+        help="HOST:PORT of a gateway, for a cluster that this machine did not start",
+    ),
 ]
 NameOption = Annotated[str | None, typer.Option("--name", help="the cluster's name; by default the only one up")]
 JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON object")]
+
+
+def _addresses(name: str | None, address: str | None) -> list[str]:
+    """Where a running cluster's gateways are."""
+    if name is not None and address is not None:
+        raise typer.BadParameter("name a cluster or an address, not both")
+    return [address] if address else list(_folder().find(name).grpc)
 
 
 def _folder() -> StateFolder:
@@ -70,8 +93,7 @@ def status(name: NameArgument = None, as_json: JsonOption = False, address: Addr
     from twinpool.client.client import Client
     from twinpool.cluster.show import print_status, status_as_dict
 
-    addresses = [address] if address else list(_folder().find(name).grpc)
-    with Client(addresses) as client:
+    with Client(_addresses(name, address)) as client:
         answer = status_as_dict(client.status())
     if as_json:
         typer.echo(json.dumps(answer))
@@ -113,12 +135,11 @@ def generate(
     from twinpool.client.client import Client
     from twinpool.cluster.show import result_as_dict
 
-    addresses = [address] if address else list(_folder().find(name).grpc)
     sampling: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p}
     if seed is not None:
         sampling["seed"] = seed
     content: Any = [{"role": "user", "content": prompt}] if chat else prompt
-    with Client(addresses) as client, client.stream(content, **sampling) as stream:
+    with Client(_addresses(name, address)) as client, client.stream(content, **sampling) as stream:
         for event in stream:
             if not as_json:
                 sys.stdout.write(event.text)
@@ -137,8 +158,14 @@ def demo() -> None:
 def main() -> None:
     """Run a command; a problem of ours is told without a traceback."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what a command started is taken down again
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a model may write what the terminal cannot
     try:
         app()
+    except OSError as error:  # the output's end is gone or full
+        sys.stderr.write(f"twinpool: {error.strerror or error}\n")
+        sys.exit(1)
     except TwinpoolError as error:
         sys.stderr.write(f"twinpool: {error}\n")
         sys.exit(2 if isinstance(error, SpecError | InvalidRequest | ModelNotFound) else 1)

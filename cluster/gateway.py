@@ -59,6 +59,7 @@ class Gateway:
         self._members: dict[str, WorkerAddress] = {}  # as the controller says
         self._links: dict[str, WorkerLink] = {}  # to those that are not lost
         self._hellos: dict[str, worker_pb2.WorkerHello] = {}
+        self._lost_for: dict[str, str] = {}  # why, of workers that are lost
         self._changed = asyncio.Condition()
         self._stopped = asyncio.Event()
         self._address = ""
@@ -175,6 +176,7 @@ class Gateway:
             block_tokens=hello.block_tokens,
         )
         self._hellos[address.worker_id] = hello
+        self._lost_for.pop(address.worker_id, None)
         self.dispatcher.table.join(view, self._clock())
         self.dispatcher.joined(address)
         self._spawn(self._announce())
@@ -187,6 +189,7 @@ class Gateway:
         link = self._links.get(address.worker_id)
         if link is not None and link.address == address:
             log.warning("lost %s: %s", address.worker_id, reason)
+            self._lost_for[address.worker_id] = reason
             self._drop(address.worker_id)
 
     def _drop(self, worker_id: str) -> None:
@@ -223,7 +226,7 @@ class Gateway:
             running=load.running,
             waiting=load.waiting_prefills + load.reservations,
             parked_blocks=load.parked_blocks,
-            cause=load.cause,
+            cause=self._lost_for.get(worker.worker_id, load.cause),
             link=hello.link,
         )
 

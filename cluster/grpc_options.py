@@ -45,8 +45,10 @@ def _server(message_bytes: int) -> Options:
         ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING_REQUESTS),
         # Otherwise a second server may share a port in use, and each gets half of the connections.
         ("grpc.so_reuseport", 0),
-        # Clients may ping as often as the channels here do.
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", 1_000),
+        # Clients may ping as often as the channels here do, on quiet streams too; by default the third ping within
+        # five minutes without data ends the connection.
+        ("grpc.http2.min_ping_interval_without_data_ms", 500),
+        ("grpc.http2.max_ping_strikes", 0),
     )
 
 

@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from twinpool.core.errors import SpecError
 from twinpool.core.messages import Goal, WorkerConfig
 from twinpool.core.spec import ClusterSpec, check_against_model
 from twinpool.core.spec_fields import Problem
-from twinpool.core.spec_file import read_cluster
-from twinpool.model.shape import load_shape
+from twinpool.core.spec_file import SpecFile, read_cluster
+from twinpool.model.shape import ModelShape, load_shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ def plan_launch(spec_path: Path) -> LaunchPlan:
     """
     file = read_cluster(spec_path)
     spec = file.spec
-    shape = load_shape(spec.model.path, spec.model.dtype)
+    shape = _shape_of(file)
     file.refuse(
         check_against_model(
             spec, kv_token_bytes=shape.kv_token_bytes, max_position_embeddings=shape.max_position_embeddings
@@ -76,15 +77,25 @@ def plan_launch(spec_path: Path) -> LaunchPlan:
     )
 
 
+def _shape_of(file: SpecFile) -> ModelShape:
+    """The model's shape; what is wrong with the model is told with the line that names it."""
+    try:
+        return load_shape(file.spec.model.path, file.spec.model.dtype)
+    except SpecError as error:
+        file.refuse([Problem(("model", "path"), str(error))])
+        raise
+
+
 def _check_memory(spec: ClusterSpec, weight_bytes: int, available_bytes: int) -> tuple[Problem, ...]:
     """All workers of a local Ray share this machine's memory."""
     num_workers = sum(pool.workers for pool in spec.pools.by_role().values())
-    needed = num_workers * (weight_bytes + spec.kv.memory)
+    needed = num_workers * (weight_bytes + spec.kv.memory) + spec.ray.object_store
     if needed <= available_bytes:
         return ()
     what = (
-        f"{num_workers} workers with {_mib(weight_bytes)} of weights and {_mib(spec.kv.memory)} of KV each need "
-        f"{_mib(needed)}; this machine has {_mib(available_bytes)} free"
+        f"{num_workers} workers with {_mib(weight_bytes)} of weights and {_mib(spec.kv.memory)} of KV each, and Ray's "
+        f"object store of {_mib(spec.ray.object_store)}, need {_mib(needed)}; this machine has "
+        f"{_mib(available_bytes)} free"
     )
     return (Problem(("kv", "memory"), what),)
 

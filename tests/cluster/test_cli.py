@@ -93,3 +93,19 @@ def test_light_commands_import_neither_ray_nor_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+@pytest.mark.parametrize("address", ["foo", "127.0.0.1:99999", "http://127.0.0.1:7070", "", ":7070"])
+def test_an_address_that_is_none_is_bad_input(tmp_path: Path, address: str) -> None:
+    done = twinpool(tmp_path, "generate", "hello", "--address", address)
+    assert done.returncode == 2
+    assert "must be HOST:PORT" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_output_that_cannot_be_written_is_told_in_a_line(tmp_path: Path) -> None:
+    code = "import sys; sys.argv = ['twinpool', 'schema']; from twinpool.cluster.cli import main; main()"
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "No space left" in done.stderr.splitlines()[0]

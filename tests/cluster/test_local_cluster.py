@@ -398,3 +398,16 @@ def test_an_id_in_use_is_refused_and_free_again_afterwards() -> None:
             assert result.request_id == "mine"
 
     asyncio.run(scenario())
+
+
+@pytest.mark.slow
+def test_a_quiet_cluster_loses_nobody() -> None:
+    """Streams without data are watched by pings, which the workers must not take for an attack."""
+
+    async def scenario() -> None:
+        async with running(make_plan(1, 1)) as cluster:
+            for _ in range(100):
+                await asyncio.sleep(0.1)
+                assert {worker.state for worker in (await cluster.client.status()).workers} == {"ready"}
+
+    asyncio.run(scenario())
