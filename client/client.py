@@ -15,7 +15,7 @@ from twinpool.client.question import Question
 from twinpool.client.request import Prompt, build_request
 from twinpool.client.results import ClusterStatus, GenerationResult, ModelInfo
 from twinpool.client.stream import AsyncTokenStream, TokenStream
-from twinpool.client.timeout import Timeout
+from twinpool.client.timeout import Timeout, choose_timeout
 from twinpool.client.watchdog import Watchdog
 from twinpool.core.messages import Goal
 from twinpool.protos.twinpool.v1 import cluster_pb2, generation_pb2
@@ -25,7 +25,7 @@ class _Connected:
     """What both clients hold and ask."""
 
     def __init__(self, addresses: str | Sequence[str], timeout: Timeout | None, make_channel: ChannelFactory) -> None:
-        self._timeout = timeout or Timeout()
+        self._timeout = choose_timeout(timeout, Timeout())
         self._endpoints = Endpoints(addresses, self._timeout.connect_s, make_channel)
 
     def _question(self, request: Any, *, of_all: bool = False) -> Question:
@@ -74,7 +74,7 @@ class Client(_Connected):
     ) -> GenerationResult:
         """Return the whole answer to a prompt. Arguments and errors are those of ``stream`` and its iteration."""
         request = build_request(prompt, model, goal, goal_class, request_id, sampling)
-        with TokenStream(self._endpoints, request, timeout or self._timeout, self._watchdog) as stream:
+        with TokenStream(self._endpoints, request, choose_timeout(timeout, self._timeout), self._watchdog) as stream:
             for _ in stream:
                 pass
             return stream.result
@@ -106,7 +106,7 @@ class Client(_Connected):
             InvalidRequest: a value outside its limits. Nothing was sent.
         """
         request = build_request(prompt, model, goal, goal_class, request_id, sampling)
-        return TokenStream(self._endpoints, request, timeout or self._timeout, self._watchdog)
+        return TokenStream(self._endpoints, request, choose_timeout(timeout, self._timeout), self._watchdog)
 
     def models(self) -> tuple[ModelInfo, ...]:
         """Return the models that the cluster serves."""
@@ -159,7 +159,7 @@ class AsyncClient(_Connected):
     ) -> GenerationResult:
         """Return the whole answer to a prompt; as ``Client.generate``."""
         request = build_request(prompt, model, goal, goal_class, request_id, sampling)
-        async with AsyncTokenStream(self._endpoints, request, timeout or self._timeout) as stream:
+        async with AsyncTokenStream(self._endpoints, request, choose_timeout(timeout, self._timeout)) as stream:
             async for _ in stream:
                 pass
             return stream.result
@@ -177,7 +177,7 @@ class AsyncClient(_Connected):
     ) -> AsyncTokenStream:
         """Send a prompt and return the stream of its tokens; as ``Client.stream``. Call it in a running event loop."""
         request = build_request(prompt, model, goal, goal_class, request_id, sampling)
-        return AsyncTokenStream(self._endpoints, request, timeout or self._timeout)
+        return AsyncTokenStream(self._endpoints, request, choose_timeout(timeout, self._timeout))
 
     async def models(self) -> tuple[ModelInfo, ...]:
         """Return the models that the cluster serves."""

@@ -61,8 +61,10 @@ class Endpoints:
 
 
 def _checked(address: str) -> str:
+    if not isinstance(address, str):
+        raise TypeError(f"an address must be a string, host:port, not {address!r}")
     host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+    if not host or "/" in host or not port.isdecimal() or not 0 < int(port) < 2**16:
         raise ValueError(f"address {address!r} must be host:port")
     return address
 

@@ -40,6 +40,8 @@ def build_request(
         sampling=_sampling(sampling),
     )
     if goal is not None:
+        if not isinstance(goal, Goal):
+            raise TypeError(f"goal must be a Goal, for example Goal(ttft_s=1, tpot_s=0.05), not {goal!r}")
         goal.check()
         message.goal.CopyFrom(goal_to_proto(goal))
     _set_prompt(message, prompt)

@@ -33,6 +33,13 @@ class Timeout:
         return self.connect_s + self.between_tokens_s
 
 
+def choose_timeout(given: Timeout | None, default: Timeout) -> Timeout:
+    """``given``, or ``default`` where none was. Raises TypeError for anything else, as a plain number of seconds is."""
+    if given is not None and not isinstance(given, Timeout):
+        raise TypeError(f"timeout must be a Timeout, for example Timeout(total_s=5), not {given!r}")
+    return given or default
+
+
 @dataclass(frozen=True, slots=True)
 class Wait:
     """One wait for one message: what for, and how long at most."""

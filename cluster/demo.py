@@ -22,7 +22,7 @@ PROMPTS = (
     "class Stack:\n    def __init__(self",
     "import os\nimport sys\n\ndef main(",
 )
-QUESTION = "Write a function named join."
+QUESTION = "Who are you?"
 LONG_PROMPT_CHARACTERS = 3300  # over a thousand tokens: several chunks, whose KV leaves while the next is computed
 
 
@@ -59,17 +59,17 @@ def _own_copy(spec_path: Path, into: Path) -> Path:
 
 
 def _stream(client: Client, prompt: str) -> GenerationResult:
-    _say(f"\n--- {prompt!r}, greedy\n{prompt}", end="")
-    with client.stream(prompt, max_tokens=64, temperature=0.0) as stream:
+    _say(f"\n--- {prompt!r}, temperature 0.3, seed 7\n{prompt}", end="")
+    with client.stream(prompt, max_tokens=64, temperature=0.3, seed=7) as stream:
         for event in stream:
             _say(event.text, end="")
         return _ended(stream.result)
 
 
 def _chat(client: Client) -> GenerationResult:
-    _say(f"\n--- chat, temperature 0.7, seed 7\nuser: {QUESTION}\nassistant: ", end="")
+    _say(f"\n--- chat, greedy\nuser: {QUESTION}\nassistant: ", end="")
     messages = [{"role": "user", "content": QUESTION}]
-    with client.stream(messages, max_tokens=96, temperature=0.7, top_p=0.9, seed=7) as stream:
+    with client.stream(messages, max_tokens=96, temperature=0.0) as stream:
         for event in stream:
             _say(event.text, end="")
         return _ended(stream.result)
