@@ -12,6 +12,8 @@ from twinpool.cluster.grpc_options import (
     worker_server_options,
 )
 
+pytestmark = pytest.mark.slow
+
 ALL = [gateway_server_options(), worker_server_options(), worker_channel_options()]
 
 

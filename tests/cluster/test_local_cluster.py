@@ -21,6 +21,8 @@ from twinpool.model.modelled_kv import oracle_tokens
 from twinpool.model.modelled_shape import modelled_shape
 from twinpool.protos.twinpool.v1 import generation_pb2, generation_pb2_grpc, worker_pb2, worker_pb2_grpc
 
+pytestmark = pytest.mark.slow  # real sockets and real waits
+
 SHAPE = modelled_shape("modelled:instant")
 Requests = list[tuple[list[int], dict[str, Any]]]
 
@@ -208,7 +210,6 @@ def test_status_tells_workers_links_and_load() -> None:
     asyncio.run(scenario())
 
 
-@pytest.mark.slow
 def test_overload_is_refused_with_a_reason_and_queued_requests_end() -> None:
     async def scenario() -> None:
         small = {"kv_bytes": 40 * 8 * SHAPE.kv_token_bytes, "max_model_len": 300, "model": "modelled:paced"}
@@ -226,7 +227,6 @@ def test_overload_is_refused_with_a_reason_and_queued_requests_end() -> None:
     asyncio.run(scenario())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("victim", ["prefill-0", "decode-0"])
 def test_a_worker_that_vanishes_mid_stream_costs_no_token(victim: str) -> None:
     async def scenario() -> None:
@@ -400,7 +400,6 @@ def test_an_id_in_use_is_refused_and_free_again_afterwards() -> None:
     asyncio.run(scenario())
 
 
-@pytest.mark.slow
 def test_a_quiet_cluster_loses_nobody() -> None:
     """Streams without data are watched by pings, which the workers must not take for an attack."""
 

@@ -99,6 +99,7 @@ for count in (0, 1, 256, 700):
 """
 
 
+@pytest.mark.slow
 def test_the_kernel_gives_the_references_bits_in_the_interpreter():
     pytest.importorskip("triton")
     environment = os.environ | {"TRITON_INTERPRET": "1"}

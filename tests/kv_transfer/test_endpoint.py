@@ -28,6 +28,8 @@ from twinpool.protos.twinpool.v1 import worker_pb2 as pb
 from .fake_workers import FakeCluster, FakeWorker, Handoff, eventually, running
 from .fakes import LAYOUT, WAIT_S, Ears, NumpyCache, make_group, wait_until
 
+pytestmark = pytest.mark.slow
+
 P = ParamSpec("P")
 QUICK = Limits(lease_s=0.3, park_s=0.3, announce_s=0.3, commit_s=0.3, verify_s=0.3, stop_s=0.2)
 

@@ -16,6 +16,8 @@ from twinpool.kv_transfer.plan import Span
 
 from .fakes import WAIT_S, Ears, NumpyCache, make_group
 
+pytestmark = pytest.mark.slow  # real sockets and real waits
+
 WHOLE = Span(0, 3, 0, 6)
 HERE, THERE = [9, 3, 4, 0, 7, 30], [1, 2, 5, 8, 20, 11]
 LISTENING = "0A"

@@ -7,6 +7,8 @@ from twinpool.kv_transfer.handoff import Limits
 from twinpool.simulator.handoff_cluster import Cluster
 from twinpool.simulator.world import Faults, World
 
+pytestmark = pytest.mark.slow
+
 LIMITS = Limits(lease_s=4, park_s=3, announce_s=3, commit_s=2, verify_s=1.5, stop_s=1)
 POOL_BLOCKS = {"d1": 9, "d2": 8}  # the longest request takes 8: nearly everything waits for somebody
 TROUBLE_S, END_S = 6.0, 240.0

@@ -17,6 +17,8 @@ from twinpool.kv_transfer.plan import Span
 
 from .fakes import WAIT_S, Ears, NumpyCache, make_group, wait_until
 
+pytestmark = pytest.mark.slow  # real sockets and real waits
+
 TIMEOUT_S = 0.3
 WHOLE = Span(0, 3, 0, 6)
 HERE, THERE = [9, 3, 4, 0, 7, 30], [1, 2, 5, 8, 20, 11]
