@@ -70,10 +70,11 @@ class Client(_Connected):
         goal_class: str | None = None,
         request_id: str | None = None,
         timeout: Timeout | None = None,
+        echo: bool = False,
         **sampling: Any,
     ) -> GenerationResult:
         """Return the whole answer to a prompt. Arguments and errors are those of ``stream`` and its iteration."""
-        request = build_request(prompt, model, goal, goal_class, request_id, sampling)
+        request = build_request(prompt, model, goal, goal_class, request_id, sampling, echo)
         with TokenStream(self._endpoints, request, choose_timeout(timeout, self._timeout), self._watchdog) as stream:
             for _ in stream:
                 pass
@@ -88,6 +89,7 @@ class Client(_Connected):
         goal_class: str | None = None,
         request_id: str | None = None,
         timeout: Timeout | None = None,
+        echo: bool = False,
         **sampling: Any,
     ) -> TokenStream:
         """Send a prompt and return the stream of its tokens; leaving the stream early cancels the request.
@@ -99,13 +101,15 @@ class Client(_Connected):
             goal_class: a name under ``goals:`` of the cluster's YAML; None for its default.
             request_id: None to let the gateway choose.
             timeout: None for the client's; ``connect_s`` is always the client's.
-            sampling: fields of ``SamplingParams`` by name: ``max_tokens=64, temperature=0.0, seed=7``.
+            echo: the text of each answer begins with the prompt's.
+            sampling: fields of ``SamplingParams`` by name: ``max_tokens=64, temperature=0.0, seed=7``. ``stop`` may be
+                one string or a list, ``logit_bias`` is a dict.
 
         Raises:
             TypeError: an unknown keyword, or a prompt of another type. Nothing was sent.
             InvalidRequest: a value outside its limits. Nothing was sent.
         """
-        request = build_request(prompt, model, goal, goal_class, request_id, sampling)
+        request = build_request(prompt, model, goal, goal_class, request_id, sampling, echo)
         return TokenStream(self._endpoints, request, choose_timeout(timeout, self._timeout), self._watchdog)
 
     def models(self) -> tuple[ModelInfo, ...]:
@@ -155,10 +159,11 @@ class AsyncClient(_Connected):
         goal_class: str | None = None,
         request_id: str | None = None,
         timeout: Timeout | None = None,
+        echo: bool = False,
         **sampling: Any,
     ) -> GenerationResult:
         """Return the whole answer to a prompt; as ``Client.generate``."""
-        request = build_request(prompt, model, goal, goal_class, request_id, sampling)
+        request = build_request(prompt, model, goal, goal_class, request_id, sampling, echo)
         async with AsyncTokenStream(self._endpoints, request, choose_timeout(timeout, self._timeout)) as stream:
             async for _ in stream:
                 pass
@@ -173,10 +178,11 @@ class AsyncClient(_Connected):
         goal_class: str | None = None,
         request_id: str | None = None,
         timeout: Timeout | None = None,
+        echo: bool = False,
         **sampling: Any,
     ) -> AsyncTokenStream:
         """Send a prompt and return the stream of its tokens; as ``Client.stream``. Call it in a running event loop."""
-        request = build_request(prompt, model, goal, goal_class, request_id, sampling)
+        request = build_request(prompt, model, goal, goal_class, request_id, sampling, echo)
         return AsyncTokenStream(self._endpoints, request, choose_timeout(timeout, self._timeout))
 
     async def models(self) -> tuple[ModelInfo, ...]:

@@ -11,6 +11,8 @@ from twinpool.protos.twinpool.v1 import cluster_pb2_grpc, generation_pb2_grpc
 
 ChannelFactory = Callable[..., Any]
 
+MAX_MESSAGE_BYTES = 64 * 2**20  # logprobs of a long prompt come in one message
+
 
 class Endpoints:
     """Channels made on first use; safe to share between threads."""
@@ -75,6 +77,7 @@ def _channel_options(connect_s: float) -> tuple[tuple[str, int], ...]:
         ("grpc.min_reconnect_backoff_ms", connect_ms),  # how long one attempt to connect may take
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", 1_000),  # a gateway that is back is found within a second
+        ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
         ("grpc.dns_ares_query_timeout", connect_ms),
         ("grpc.use_local_subchannel_pool", 1),  # no backoff inherited from another client of this process
         ("grpc.enable_http_proxy", 0),  # a cluster is on a private network or on this machine

@@ -4,12 +4,14 @@ Knows no transport. What only the cluster can judge (an empty prompt, a prompt t
 to it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
 from twinpool.core.errors import InvalidRequest
-from twinpool.core.messages import Goal, SamplingParams
+from twinpool.core.limits import shown
+from twinpool.core.messages import Goal
+from twinpool.core.sampling import SamplingParams
 from twinpool.protos.convert import goal_to_proto, sampling_to_proto
 from twinpool.protos.twinpool.v1 import generation_pb2
 
@@ -26,22 +28,26 @@ def build_request(
     goal_class: str | None,
     request_id: str | None,
     sampling: Mapping[str, Any],
+    echo: bool = False,
 ) -> generation_pb2.GenerateRequest:
     """Return the message; only the sampling fields that are given are set in it.
 
     Raises:
         TypeError: an unknown sampling keyword, or a prompt that is neither text, token ids nor chat messages.
-        InvalidRequest: a value outside its limits.
+        InvalidRequest: a value outside its limits, or of another type.
     """
+    if not isinstance(echo, bool):
+        raise InvalidRequest("echo", f"must be true or false, not {shown(echo)}")
     message = generation_pb2.GenerateRequest(
         request_id=_text("request_id", request_id or ""),
         model=_text("model", model or ""),
         goal_class=_text("goal_class", goal_class or ""),
         sampling=_sampling(sampling),
+        echo=echo,
     )
     if goal is not None:
         if not isinstance(goal, Goal):
-            raise TypeError(f"goal must be a Goal, for example Goal(ttft_s=1, tpot_s=0.05), not {goal!r}")
+            raise TypeError(f"goal must be a Goal, for example Goal(ttft_s=1, tpot_s=0.05), not {shown(goal)}")
         goal.check()
         message.goal.CopyFrom(goal_to_proto(goal))
     _set_prompt(message, prompt)
@@ -62,7 +68,7 @@ def _set_prompt(message: generation_pb2.GenerateRequest, prompt: Prompt) -> None
 def _token_ids(prompt: Sequence[Any]) -> generation_pb2.TokenIds:
     for position, token_id in enumerate(prompt):
         if type(token_id) is not int or not 0 <= token_id <= MAX_TOKEN_ID:
-            raise InvalidRequest(f"prompt[{position}]", f"must be a token id, not {token_id!r}")
+            raise InvalidRequest(f"prompt[{position}]", f"must be a token id, not {shown(token_id)}")
     return generation_pb2.TokenIds(ids=prompt)
 
 
@@ -70,7 +76,7 @@ def _chat(prompt: Sequence[Any]) -> generation_pb2.ChatMessages:
     chat = generation_pb2.ChatMessages()
     for position, item in enumerate(prompt):
         if not isinstance(item, Mapping) or set(item) != {"role", "content"}:
-            raise InvalidRequest(f"prompt[{position}]", f"must be a role and a content, not {item!r}")
+            raise InvalidRequest(f"prompt[{position}]", f"must be a role and a content, not {shown(item)}")
         role, content = (_text(f"prompt[{position}].{name}", item[name]) for name in ("role", "content"))
         chat.messages.add(role=role, content=content)
     return chat
@@ -80,7 +86,7 @@ def _sampling(given: Mapping[str, Any]) -> generation_pb2.SamplingParams:
     unknown = sorted(set(given) - set(SAMPLING_NAMES))
     if unknown:
         raise TypeError(f"unknown sampling keyword {', '.join(unknown)}; known: {', '.join(sorted(SAMPLING_NAMES))}")
-    params = SamplingParams(**{name: _COLLECTED.get(name, _same)(value) for name, value in given.items()})
+    params = SamplingParams(**{name: _as_tuples(name, value) for name, value in given.items()})
     params.check()
     message = sampling_to_proto(params)
     for name in set(SAMPLING_NAMES) - set(given):
@@ -90,7 +96,7 @@ def _sampling(given: Mapping[str, Any]) -> generation_pb2.SamplingParams:
 
 def _text(field: str, value: Any) -> str:
     if not isinstance(value, str):
-        raise InvalidRequest(field, f"must be text, not {value!r}")
+        raise InvalidRequest(field, f"must be text, not {shown(value)}")
     try:
         value.encode()
     except UnicodeEncodeError as error:
@@ -98,12 +104,10 @@ def _text(field: str, value: Any) -> str:
     return value
 
 
-def _same(value: Any) -> Any:
-    return value
-
-
-_COLLECTED: dict[str, Callable[[Any], Any]] = {
-    "stop": lambda value: (value,) if isinstance(value, str) else tuple(value),
-    "stop_token_ids": tuple,
-    "logit_bias": lambda value: tuple(sorted(dict(value).items())),
-}
+def _as_tuples(name: str, value: Any) -> Any:
+    """Lists and dicts as the tuples that SamplingParams holds; anything else as it is, for its limit to judge."""
+    if name == "stop" and isinstance(value, str):
+        return (value,)
+    if name == "logit_bias" and isinstance(value, Mapping):
+        return tuple(value.items())
+    return tuple(value) if isinstance(value, list) else value

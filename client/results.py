@@ -3,27 +3,54 @@
 Knows no transport. Field names are those of protos/twinpool/v1, which also says what each one means.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import TypeVar
 
 from google.protobuf.message import Message
 
+from twinpool.core.errors import Internal
 from twinpool.core.messages import FinishReason
-from twinpool.protos.twinpool.v1 import cluster_pb2
+from twinpool.protos.twinpool.v1 import cluster_pb2, generation_pb2
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class TopLogprob:
+    """One of the most probable tokens at some place, and the natural logarithm of its probability."""
+
+    token_id: int
+    logprob: float
+    token: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """How probable the model found a token, as a natural logarithm, and which tokens it found most probable.
+
+    ``token`` are its bytes, which may be a part of a character; empty where the text does not show it.
+    """
+
+    token_id: int
+    logprob: float
+    token: bytes
+    top: tuple[TopLogprob, ...] = ()  # best first
 
 
 @dataclass(frozen=True, slots=True)
 class StreamEvent:
     """The tokens of one message; ``text`` holds whole characters only, so it may be empty or lag behind the ids.
 
-    ``index`` is the position of the first id in the answer.
+    ``index`` is the position of the first id in the answer, and ``choice`` says in which of the n answers. ``logprobs``
+    are as many as the ids, where asked for.
     """
 
     text: str
     token_ids: tuple[int, ...]
     index: int
+    choice: int = 0
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +81,19 @@ class Timings:
 
 
 @dataclass(frozen=True, slots=True)
+class Choice:
+    """One whole answer, of the n that were asked for."""
+
+    index: int
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason
+    logprobs: tuple[TokenLogprob, ...] = ()  # one for each token, where asked for
+
+
+@dataclass(frozen=True, slots=True)
 class GenerationResult:
-    """A whole answer."""
+    """All that came of a call. ``text``, ``token_ids``, ``finish_reason`` and ``logprobs`` are those of choice 0."""
 
     text: str
     token_ids: tuple[int, ...]
@@ -63,6 +101,10 @@ class GenerationResult:
     usage: Usage
     timings: Timings
     request_id: str
+    logprobs: tuple[TokenLogprob, ...] = ()
+    choices: tuple[Choice, ...] = ()  # in order; choice 0 with them
+    prompt_token_ids: tuple[int, ...] = ()  # with echo or prompt_logprobs
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()  # of all prompt tokens but the first, where asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +159,26 @@ class ClusterStatus:
 def record_from_proto(kind: type[T], message: Message) -> T:
     """Return a dataclass whose fields are the equally named scalar fields of a message."""
     return kind(**{item.name: getattr(message, item.name) for item in fields(kind)})  # type: ignore[arg-type]
+
+
+def logprobs_from_proto(messages: Iterable[generation_pb2.TokenLogprobs]) -> tuple[TokenLogprob, ...]:
+    """Return the values of a response's logprobs; bytes stay empty where the gateway has no tokenizer.
+
+    Raises:
+        Internal: some token has not as many alternatives as logarithms of them.
+    """
+    return tuple([_logprob_from_proto(message) for message in messages])
+
+
+def _logprob_from_proto(message: generation_pb2.TokenLogprobs) -> TokenLogprob:
+    ids, logprobs = message.top_ids, message.top_logprobs
+    tokens = list(message.top_tokens) or [b""] * len(ids)
+    if not len(ids) == len(logprobs) == len(tokens):
+        raise Internal(
+            f"token {message.token_id} came with {len(ids)} alternatives and {len(logprobs)} logprobs of them"
+        )
+    top = tuple([TopLogprob(*row) for row in zip(ids, logprobs, tokens, strict=True)])
+    return TokenLogprob(message.token_id, message.logprob, message.token, top)
 
 
 def status_from_proto(message: cluster_pb2.GetStatusResponse) -> ClusterStatus:

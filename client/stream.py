@@ -26,7 +26,8 @@ class _OpenCall:
         self._call: Any = None  # first of all: __del__ also runs when something below raises
         self._endpoints = endpoints
         self._request = request
-        self._exchange = Exchange(endpoints.order(), timeout, time.monotonic())
+        num_choices = request.sampling.n if request.sampling.HasField("n") else 1
+        self._exchange = Exchange(endpoints.order(), timeout, time.monotonic(), num_choices)
         self._closed = False
         self._open()
 

@@ -1,7 +1,7 @@
 """Ray actors: shells of one-line methods around plain classes that are tested without Ray.
 
 No retries and no restarts by Ray: KV dies with the process, and the controller decides what follows. All of them ask
-for 0.01 CPU, so that a small machine can place them; what they really use is set by `threads`.
+for 0.01 CPU, so that a small machine can place them; what they really use is set by `threads` and `cores`.
 """
 
 import time
@@ -9,6 +9,7 @@ from typing import Any
 
 import ray
 
+from twinpool.cluster.affinity import pin_process
 from twinpool.cluster.gateway import Gateway
 from twinpool.cluster.launch import GatewayConfig
 from twinpool.cluster.worker import Worker
@@ -29,9 +30,11 @@ class WorkerActor:
     """One rank of one worker."""
 
     def __init__(self, config: WorkerConfig) -> None:
+        self._config = config
         self._worker = Worker(config, clock=time.monotonic)
 
     async def start(self) -> WorkerAddress:
+        pin_process(self._config.cores)
         return await self._worker.start()
 
     async def until_closed(self) -> str:

@@ -1,19 +1,24 @@
-"""The `twinpool` command. The only place that reads the environment; each command imports what it needs.
+"""The `twinpool` command. Each command imports what it needs.
 
 Exit codes: 0 ok, 1 failed, 2 bad input, which is told in one line for each problem.
 """
 
 import io
 import json
-import os
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from twinpool.cluster.state import ClusterState, StateFolder, default_folder
+from twinpool.cluster.batch import commands as batch
+from twinpool.cluster.bench import commands as bench
+from twinpool.cluster.cli_generate import generate
+from twinpool.cluster.cli_options import AddressOption, JsonOption
+from twinpool.cluster.cli_options import addresses as _addresses
+from twinpool.cluster.cli_options import folder as _folder
+from twinpool.cluster.state import ClusterState
 from twinpool.core.errors import InvalidRequest, ModelNotFound, SpecError, TwinpoolError
 
 app = typer.Typer(
@@ -26,37 +31,6 @@ app = typer.Typer(
 
 SpecArgument = Annotated[Path, typer.Argument(help="the cluster's YAML file", metavar="CLUSTER.yaml")]
 NameArgument = Annotated[str | None, typer.Argument(help="the cluster's name; by default the only one that is up")]
-
-
-def _host_and_port(value: str | None) -> str | None:
-    if value is not None:
-        host, _, port = value.rpartition(":")
-        if not host or "/" in value or not (port.isascii() and port.isdigit() and 0 < int(port) < 2**16):
-            raise typer.BadParameter(f"must be HOST:PORT, not {value!r}")
-    return value
-
-
-AddressOption = Annotated[
-    str | None,
-    typer.Option(
-        "--address",
-        callback=_host_and_port,
-        help="HOST:PORT of a gateway, for a cluster that this machine did not start",
-    ),
-]
-NameOption = Annotated[str | None, typer.Option("--name", help="the cluster's name; by default the only one up")]
-JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON object")]
-
-
-def _addresses(name: str | None, address: str | None) -> list[str]:
-    """Where a running cluster's gateways are."""
-    if name is not None and address is not None:
-        raise typer.BadParameter("name a cluster or an address, not both")
-    return [address] if address else list(_folder().find(name).grpc)
-
-
-def _folder() -> StateFolder:
-    return StateFolder(default_folder(os.environ))
 
 
 @app.command()
@@ -119,40 +93,16 @@ def schema() -> None:
 
 
 @app.command()
-def generate(
-    prompt: Annotated[str, typer.Argument(help="the text to continue")],
-    max_tokens: Annotated[int, typer.Option(help="most tokens to generate")] = 128,
-    temperature: Annotated[float, typer.Option(help="0 is greedy")] = 0.0,
-    top_k: Annotated[int, typer.Option(help="0 switches it off")] = 0,
-    top_p: Annotated[float, typer.Option(help="1 switches it off")] = 1.0,
-    seed: Annotated[int | None, typer.Option(help="makes sampling repeatable")] = None,
-    chat: Annotated[bool, typer.Option("--chat", help="send the prompt as a user's chat message")] = False,
-    name: NameOption = None,
-    address: AddressOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Stream a completion from a running cluster."""
-    from twinpool.client.client import Client
-    from twinpool.cluster.show import result_as_dict
-
-    sampling: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p}
-    if seed is not None:
-        sampling["seed"] = seed
-    content: Any = [{"role": "user", "content": prompt}] if chat else prompt
-    with Client(_addresses(name, address)) as client, client.stream(content, **sampling) as stream:
-        for event in stream:
-            if not as_json:
-                sys.stdout.write(event.text)
-                sys.stdout.flush()
-        typer.echo(json.dumps(result_as_dict(stream.result)) if as_json else "")
-
-
-@app.command()
 def demo() -> None:
     """Bring a small cluster up, stream completions through separate prefill and decode workers, and show the times."""
     from twinpool.cluster.demo import run_demo
 
     run_demo(_folder())
+
+
+app.command()(generate)
+app.add_typer(batch.app, name="batch")
+app.add_typer(bench.app, name="bench")
 
 
 def main() -> None:

@@ -1,9 +1,7 @@
 """`twinpool demo`: a small cluster, a few streamed completions, and a table of where their time went."""
 
-import json
 import os
 import sys
-import tempfile
 import textwrap
 import time
 from pathlib import Path
@@ -11,11 +9,10 @@ from pathlib import Path
 import twinpool
 from twinpool.client.client import Client
 from twinpool.client.results import GenerationResult
+from twinpool.cluster.own_cluster import own_cluster, read_values
 from twinpool.cluster.show import print_timings, status_as_dict
 from twinpool.cluster.state import StateFolder
-from twinpool.cluster.up import run_detached, take_down
 from twinpool.core.errors import SpecError
-from twinpool.core.spec_file import load_cluster
 
 PROMPTS = (
     "def read_file(",
@@ -31,31 +28,17 @@ def run_demo(folder: StateFolder) -> None:
     spec_path = Path(twinpool.__file__).resolve().parents[2] / "examples" / "demo.yaml"
     if not spec_path.exists():
         raise SpecError(f"{spec_path}: the demo runs from a clone of the repository")
-    with tempfile.TemporaryDirectory() as temporary:
-        started = time.monotonic()
-        state = run_detached(_own_copy(spec_path, Path(temporary)), folder)
-        try:
-            with Client(list(state.grpc)) as client:
-                _say(f"{state.name} is up after {time.monotonic() - started:.1f} s:")
-                for worker in status_as_dict(client.status())["workers"]:
-                    _say(f"  {worker['id']}: pid {worker['pid']}, {worker['total_blocks']} KV blocks, {worker['link']}")
-                results = [_stream(client, prompt) for prompt in PROMPTS]
-                results += [_chat(client), _long(client)]
-            _say("\nwhere each request's time went:")
-            print_timings(results)
-        finally:
-            take_down(state, folder)
+    started = time.monotonic()
+    with own_cluster(read_values(spec_path), f"demo-{os.getpid()}", folder) as state:
+        with Client(list(state.grpc)) as client:
+            _say(f"{state.name} is up after {time.monotonic() - started:.1f} s:")
+            for worker in status_as_dict(client.status())["workers"]:
+                _say(f"  {worker['id']}: pid {worker['pid']}, {worker['total_blocks']} KV blocks, {worker['link']}")
+            results = [_stream(client, prompt) for prompt in PROMPTS]
+            results += [_chat(client), _long(client)]
+        _say("\nwhere each request's time went:")
+        print_timings(results)
     _say("\nthe cluster is down again")
-
-
-def _own_copy(spec_path: Path, into: Path) -> Path:
-    """The same cluster under a name and on ports of its own, so that it never meets another."""
-    values = load_cluster(spec_path).model_dump(mode="json")
-    values["name"] = f"demo-{os.getpid()}"
-    values["gateway"] |= {"grpc_port": 0, "http_port": 0}
-    copy = into / "demo.yaml"
-    copy.write_text(json.dumps(values))  # JSON is YAML
-    return copy
 
 
 def _stream(client: Client, prompt: str) -> GenerationResult:

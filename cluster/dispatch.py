@@ -5,19 +5,14 @@ gRPC: orders leave through ``send``.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import assert_never
 
-from twinpool.cluster.flight import Flight, Piece
-from twinpool.core.errors import (
-    Cancelled,
-    DeadlineExceeded,
-    InvalidRequest,
-    NoWorkers,
-    Overloaded,
-    TwinpoolError,
-)
+from twinpool.cluster.flight import Flight, Flights, Piece
+from twinpool.cluster.refusals import expiry, refusal, rejection
+from twinpool.cluster.step_news import load_of, note_timings, read_logprobs
+from twinpool.core.errors import Cancelled, TwinpoolError
 from twinpool.core.messages import Request, WorkerAddress
 from twinpool.protos.convert import (
     address_to_proto,
@@ -26,20 +21,19 @@ from twinpool.protos.convert import (
     request_to_proto,
 )
 from twinpool.protos.twinpool.v1 import worker_pb2 as pb
-from twinpool.router.admission import AdmissionSettings, Held, HeldQueue, RefusalReason, Refused, admit
+from twinpool.router.admission import AdmissionSettings, Held, HeldQueue, Refused, admit
 from twinpool.router.demand import Demand
 from twinpool.router.ledger import Ledger, Phase
 from twinpool.router.placement import place
 from twinpool.router.recovery import Decision, GiveUp, Retarget, Retry
-from twinpool.router.route import Hold, HoldReason, PlacementSettings, Reject, RejectReason, Route
-from twinpool.router.views import ViewTable, WorkerLoad
+from twinpool.router.route import Hold, HoldReason, PlacementSettings, Reject, Route
+from twinpool.router.views import ViewTable
 
 log = logging.getLogger(__name__)
 
 Send = Callable[[str, pb.GatewayMessage], None]
 
 MAX_HOLD_S = 120.0
-_NO_WORKERS = {HoldReason.NO_WORKERS: "serving", HoldReason.NO_DECODE_WORKERS: "decode"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +67,7 @@ class Dispatcher:
         self._placing: dict[str, Placing] = {}
         self._held_for: dict[str, HoldReason] = {}
         self._flights: dict[str, Flight] = {}
+        self._others: dict[str, tuple[Flight, ...]] = {}  # that begin when the first of their call has a token
         self._addresses: dict[str, WorkerAddress] = {}
         self._turn = 0
 
@@ -88,30 +83,49 @@ class Dispatcher:
 
     # --- requests -------------------------------------------------------------------------------------------------
 
-    def submit(self, request: Request, deadline_s: float | None = None) -> Flight:
-        """Take a request of a client; its tokens come out of the flight returned. `finish` must follow.
+    def submit(self, requests: Sequence[Request], deadline_s: float | None = None) -> Flights:
+        """Take the requests of one client call, one for each answer, of one prompt; `finish` must follow for each.
+
+        The others are placed when the first has its first token, to find the prompt in that worker's prefix cache; or
+        at once, when the prompt fills no block.
 
         Args:
-            deadline_s: from now on; a request that still waits then is given up.
+            deadline_s: from now on; requests that still wait then are given up.
 
         Raises:
-            Overloaded, DeadlineExceeded: it was refused at once. Nothing was started.
+            Overloaded, DeadlineExceeded: they were refused at once, all of them. Nothing was started.
         """
         now = self._clock()
         deadline_at = now + (float("inf") if deadline_s is None else deadline_s)
-        if len(self._queue):  # it would have to wait
-            self._check_admission(deadline_at, now)
-        flight = self._flights[request.request_id] = Flight(request, now, deadline_at)
-        self.ledger.open(request, now)
-        self._wait(Placing(request))
-        return flight
+        if len(self._queue):  # they would have to wait
+            self._check_admission(len(requests), deadline_at, now)
+        flights = Flights(requests, now, deadline_at)
+        first, *others = flights.of_choice
+        first_id = first.request.request_id
+        self._others[first_id] = tuple(others)
+        self._begin(first)
+        if self._fits_one_block(first.request.num_prompt_tokens):
+            self._begin_others(first_id)
+        return flights
 
-    def _check_admission(self, deadline_at: float, now: float) -> None:
-        refused = admit(self._queue, deadline_at, self._admission, now)
+    def _check_admission(self, num_requests: int, deadline_at: float, now: float) -> None:
+        num_promised = sum(map(len, self._others.values()))
+        refused = admit(self._queue, deadline_at, self._admission, now, num_promised + num_requests)
         if isinstance(refused, Refused):
-            if refused.reason is RefusalReason.DEADLINE:
-                raise DeadlineExceeded("waiting for a worker")
-            raise Overloaded(str(refused.reason), refused.retry_after_s)
+            raise refusal(refused)
+
+    def _begin(self, flight: Flight) -> None:
+        self._flights[flight.request.request_id] = flight
+        self.ledger.open(flight.request, flight.arrived_s)
+        self._wait(Placing(flight.request))
+
+    def _begin_others(self, first_id: str) -> None:
+        for flight in self._others.pop(first_id, ()):
+            self._begin(flight)
+
+    def _fits_one_block(self, num_tokens: int) -> bool:
+        workers = self.table.workers()
+        return bool(workers) and all(num_tokens <= worker.block_tokens for worker in workers)
 
     def cancel(self, request_id: str) -> bool:
         """End a request on its client's word; False when there is none of this id that is not over."""
@@ -122,7 +136,11 @@ class Dispatcher:
         return True
 
     def finish(self, request_id: str) -> None:
-        """The client's stream is over, whatever the reason: forget the request, and stop what still runs for it."""
+        """The client wants no more of it, whatever the reason: forget the request, and stop what still runs for it.
+
+        With the first request of a call go the others that have not begun. Idempotent.
+        """
+        self._others.pop(request_id, None)
         if request_id not in self.ledger:
             return
         self._unhold(request_id)
@@ -135,10 +153,8 @@ class Dispatcher:
         now = self._clock()
         for held in self._queue.take_expired(now):
             reason = self._held_for.get(held.request_id, HoldReason.NO_WORKERS)
-            role = _NO_WORKERS.get(reason)
-            error: TwinpoolError = NoWorkers(role) if role else Overloaded(str(reason), 1.0)
             is_late = now >= self._flights[held.request_id].deadline_s
-            self._end(held.request_id, DeadlineExceeded("waiting for a worker") if is_late else error)
+            self._end(held.request_id, expiry(reason, is_late=is_late))
 
     def _end(self, request_id: str, error: TwinpoolError) -> None:
         self._unhold(request_id)
@@ -177,7 +193,7 @@ class Dispatcher:
                     self._turn += 1
                     self._dispatch(replace(placing, request=request), decision, now)
                 case Reject(reason):
-                    self._end(held.request_id, _rejection(reason))
+                    self._end(held.request_id, rejection(reason))
                 case _:
                     assert_never(decision)
 
@@ -234,7 +250,7 @@ class Dispatcher:
         """A worker's message: tokens, failures and its newest load."""
         now = self._clock()
         if output.HasField("view"):
-            self.table.update(worker_id, _load(output.view), now)
+            self.table.update(worker_id, load_of(output.view), now)
         for delta in output.deltas:
             self._take_tokens(delta, now)
         for failure in output.failures:
@@ -249,11 +265,18 @@ class Dispatcher:
         flight = self._flights.get(delta.request_id)
         if flight is None:
             return
-        _note_timings(flight, delta)
+        note_timings(flight.record, delta)
         finish = finish_reason_from_proto(delta.finish_reason)
-        accepted = self.ledger.delta(delta.request_id, delta.epoch, delta.index, tuple(delta.token_ids), finish)
+        token_ids, logprobs = tuple(delta.token_ids), read_logprobs(delta.logprobs)
+        accepted = self.ledger.delta(delta.request_id, delta.epoch, delta.index, token_ids, finish, logprobs)
         if accepted.token_ids or accepted.finish_reason is not None:
-            flight.push(Piece(accepted.index, accepted.token_ids, accepted.finish_reason), now)
+            is_first = accepted.index == delta.index == 0
+            prompt_logprobs = delta.prompt_logprobs if is_first else ()
+            piece = Piece(
+                accepted.index, accepted.token_ids, accepted.finish_reason, accepted.logprobs, prompt_logprobs
+            )
+            flight.push(piece, now)
+            self._begin_others(delta.request_id)
         self._release(delta.request_id, accepted.release)
 
     def _follow(self, decision: Decision) -> None:
@@ -273,40 +296,3 @@ class Dispatcher:
                 self._flights[request_id].fail(error)
             case _:
                 assert_never(decision)
-
-
-def _rejection(reason: RejectReason) -> TwinpoolError:
-    match reason:
-        case RejectReason.TOO_LARGE:
-            return InvalidRequest("prompt", str(reason))
-        case RejectReason.NO_PREFILL_WORKERS:
-            return NoWorkers("prefill")
-        case _:
-            assert_never(reason)
-
-
-def _load(view: pb.WorkerView) -> WorkerLoad:
-    return WorkerLoad(
-        version=view.version,
-        free_blocks=view.free_blocks,
-        running=view.running,
-        context_tokens=view.context_tokens,
-        waiting_prefills=view.waiting_prefills,
-        waiting_prefill_tokens=view.waiting_prefill_tokens,
-        reservations=view.reservations,
-        reserved_blocks=view.reserved_blocks,
-        parked_blocks=view.parked_blocks,
-        peak_blocks=view.peak_blocks,
-        cause=view.cause,
-    )
-
-
-def _note_timings(flight: Flight, delta: pb.Delta) -> None:
-    record = flight.record
-    if delta.HasField("prefill") and delta.index == 0:
-        record.queue_s, record.prefill_s = delta.prefill.queue_s, delta.prefill.prefill_s
-        record.cached_tokens = delta.prefill.cached_tokens
-    if delta.HasField("handoff"):
-        handoff = delta.handoff
-        record.handoff_s, record.wire_s, record.exposed_s = handoff.handoff_s, handoff.wire_s, handoff.exposed_s
-        record.kv_bytes = handoff.kv_bytes

@@ -10,15 +10,13 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
-import numpy as np
-from numpy.typing import NDArray
-
 from twinpool.cluster.engine_events import Destination, EngineEvents, Load
 from twinpool.cluster.step_batch import build_batch
 from twinpool.core.messages import WorkerConfig
-from twinpool.decode_worker.service import DecodeService, Sealed
+from twinpool.core.sampling import TokenLogprobs
+from twinpool.decode_worker.service import DecodeService, Row, Sealed
 from twinpool.kv_transfer.plan import layer_groups, spans_of_chunk
-from twinpool.model.batch import NO_TOKEN, Runner
+from twinpool.model.batch import NO_TOKEN, Runner, StepResult
 from twinpool.model.block_hash import block_hashes, root_hash
 from twinpool.model.block_pool import BlockPool
 from twinpool.model.sequence import Key, Sequence, Token
@@ -44,6 +42,7 @@ class Engine:
         self.decode = DecodeService(self.pool, max_running=config.max_running)
         self._destinations: dict[Key, Destination] = {}
         self._demoting: set[Key] = set()
+        self._num_preempted = 0
         self._wait = Wait.NOTHING
         self._published: Load | None = None
         self._inbox: deque[Callable[[], None]] = deque()
@@ -140,34 +139,43 @@ class Engine:
         while self._inbox:
             self._inbox.popleft()()
         now = self._clock()
-        decode_plan = self.decode.decide(now, busy_blocks=self.prefill.busy_blocks)
-        self._perform_grants(decode_plan)
-        prefill_plan = self._decide_prefill(decode_plan, now)
-        self._wait = decode_plan.wait or prefill_plan.wait
-        if decode_plan.is_empty and prefill_plan.is_empty:
+        prefill = self.prefill
+        plan = self.decode.decide(now, busy_blocks=prefill.busy_blocks, parked_blocks=prefill.parked_blocks)
+        rows, victims = self.decode.rows(plan.decode_rows), self.decode.rows(plan.preempt)
+        self._preempt(victims)
+        self.decode.reserve_next(rows)
+        self._perform_grants(plan)
+        prefill_plan = self._decide_prefill(plan, now)
+        self._wait = plan.wait or prefill_plan.wait
+        if plan.is_empty and prefill_plan.is_empty:
             self._publish([])
-            return False
+            return bool(victims)
         prompts = self._start_chunks(prefill_plan, now)
-        for row in decode_plan.decode_rows:
-            self.decode.reserve_next(row)
-        rows = [self.decode.sequence(row) for row in decode_plan.decode_rows]
-        batch = build_batch(rows, prompts)
-        sampled = self._runner.run(batch, lambda first, end: self._report_groups(prompts, first, end))
-        self._apply(decode_plan, rows, prompts, sampled, now)
+        batch = build_batch([row.sequence for row in rows], prompts, self._runner.eos_token_ids)
+        result = self._runner.run(batch, lambda first, end: self._report_groups(prompts, first, end))
+        for score, logprobs in zip(batch.scores, result.scores, strict=True):
+            prompts[score.row - len(rows)].sequence.prompt_logprobs.extend(logprobs)
+        self._apply(rows, prompts, result, now)
         return True
 
-    def _decide_prefill(self, decode_plan: StepPlan, now: float) -> StepPlan:
+    def _preempt(self, rows: list[Row]) -> None:
+        """Give their blocks to older sequences; full ones stay in the prefix cache until they are needed."""
+        for row in rows:
+            self.decode.drop(row.sequence.key)
+            self._events.preempted(row.sequence.key)
+        self._num_preempted += len(rows)
+
+    def _decide_prefill(self, plan: StepPlan, now: float) -> StepPlan:
+        """No prompt takes blocks that decoding asks others to give up."""
         pool, prefill = self.pool, self.prefill
         promised = self.decode.peak_blocks() + prefill.busy_blocks + prefill.parked_blocks
-        new_blocks = self.decode.blocks_for(decode_plan.decode_rows)
-        spare = min(pool.num_free - new_blocks, pool.num_blocks - promised)
-        budget = max(pool.block_tokens, self._chunk_tokens - len(decode_plan.decode_rows))
+        spare = 0 if plan.demote_blocks else min(pool.num_free, pool.num_blocks - promised)
+        budget = max(pool.block_tokens, self._chunk_tokens - len(plan.decode_rows))
         return prefill.decide(now, token_budget=budget, spare_blocks=spare)
 
     def _perform_grants(self, plan: StepPlan) -> None:
-        keep_blocks = self.decode.blocks_for(plan.decode_rows)
         for _ in plan.grants:  # always the head of the queue
-            row = self.decode.grant_first(keep_blocks)
+            row = self.decode.grant_first()
             if row is None:
                 break
             sequence = row.sequence
@@ -229,34 +237,31 @@ class Engine:
 
     def _apply(
         self,
-        plan: StepPlan,
-        rows: list[Sequence],
+        rows: list[Row],
         prompts: list[Prompt],
-        sampled: NDArray[np.int64],
+        result: StepResult,
         step_s: float,
     ) -> None:
-        tokens, ended = [], []
-        for row, sequence, token_id in zip(plan.decode_rows, rows, sampled[: len(rows)].tolist(), strict=True):
+        tokens = []
+        sampled = list(zip(result.token_ids.tolist(), result.logprobs, strict=True))
+        self.decode.stepped(rows)
+        for row, (token_id, logprobs) in zip(rows, sampled[: len(rows)], strict=True):
+            sequence = row.sequence
             if token_id == NO_TOKEN:
                 self._events.failed(sequence.key, NOT_FINITE)
-                ended.append(sequence.key)
+                self.decode.drop(sequence.key)
                 continue
             sequence.token_ids.append(token_id)
             finish = sequence.finish_reason(self._runner.eos_token_ids, self._runner.max_model_len)
-            tokens.append(self.decode.apply(row, token_id, finish, step_s))
-            if finish is not None:
-                ended.append(sequence.key)
+            tokens.append(self.decode.apply(row, token_id, finish, step_s, logprobs))
         done = [prompt for prompt in prompts if prompt.is_last_chunk]
         for prompt in prompts:
             self.prefill.advance(prompt)
-        for prompt, token_id in zip(done, sampled[len(rows) :].tolist(), strict=True):
+        for prompt, (token_id, logprobs) in zip(done, sampled[len(rows) :], strict=True):
             if token_id == NO_TOKEN:
                 self._abandon(prompt)
             else:
-                tokens.append(self._first_token(prompt, token_id))
-        for key in ended:
-            self.decode.drop(key)
-            self._destinations.pop(key, None)
+                tokens.append(self._first_token(prompt, token_id, logprobs))
         self._publish(tokens)
 
     def _abandon(self, prompt: Prompt) -> None:
@@ -273,12 +278,12 @@ class Engine:
             self._published = load
             self._events.stepped(tokens, load)
 
-    def _first_token(self, prompt: Prompt, token_id: int) -> Token:
+    def _first_token(self, prompt: Prompt, token_id: int, logprobs: TokenLogprobs | None) -> Token:
         sequence = prompt.sequence
         sequence.token_ids.append(token_id)
         finish = sequence.finish_reason(self._runner.eos_token_ids, self._runner.max_model_len)
         now = self._clock()
-        token = self.prefill.finish(prompt, token_id, finish, now)
+        token = self.prefill.finish(prompt, token_id, finish, now, logprobs)
         destination = self._destinations.pop(sequence.key, None)
         if destination is Destination.HANDOFF:
             if finish is None:
@@ -289,7 +294,7 @@ class Engine:
             if finish is None:
                 self.decode.local_ready(sequence.key)
             else:
-                self.decode.drop(sequence.key)
+                self.decode.end(sequence.key)
         return token
 
     # --- what is known --------------------------------------------------------------------------------------------
@@ -313,4 +318,5 @@ class Engine:
             parked_blocks=prefill.parked_blocks,
             peak_blocks=decode.peak_blocks(),
             cause=str(self._wait),
+            preempted=self._num_preempted,
         )

@@ -1,22 +1,27 @@
-"""One request at its gateway: the tokens on their way to the client, and where its time went.
+"""Requests at their gateway: the tokens on their way to the client, and where the time went.
 
 Knows no worker's protocol and no gRPC.
 """
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from twinpool.core.errors import TwinpoolError
 from twinpool.core.messages import FinishReason, Request
+from twinpool.core.sampling import TokenLogprobs
+from twinpool.protos.twinpool.v1 import generation_pb2
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Tokens accepted together; they begin at ``index`` of the answer."""
+    """Tokens accepted together; they begin at ``index`` of the answer. Logarithms where workers sent them."""
 
     index: int
     token_ids: tuple[int, ...]
     finish_reason: FinishReason | None
+    logprobs: tuple[TokenLogprobs, ...] = ()  # of the tokens
+    prompt_logprobs: Sequence[generation_pb2.TokenLogprobs] = ()  # of the prompt's tokens but the first; may be many
 
 
 @dataclass(slots=True)
@@ -40,15 +45,18 @@ class Record:
     num_tokens: int = 0
 
 
+News = Piece | TwinpoolError
+
+
 @dataclass(slots=True, eq=False)
 class Flight:
-    """A request from acceptance to its end. The dispatcher writes, the client's stream reads."""
+    """A request from acceptance to its end. The dispatcher writes, the client's stream reads (see Flights)."""
 
     request: Request
     arrived_s: float
-    deadline_s: float = float("inf")  # gateway clock
+    deadline_s: float  # gateway clock
+    _news: asyncio.Queue[tuple[int, News]]
     record: Record = field(default_factory=Record)
-    _pieces: asyncio.Queue[Piece | TwinpoolError] = field(default_factory=asyncio.Queue)
 
     def push(self, piece: Piece, now: float) -> None:
         """Pass tokens on, and note when they came."""
@@ -57,18 +65,11 @@ class Flight:
             record.first_token_s = now if record.first_token_s is None else record.first_token_s
             record.last_token_s = now
             record.num_tokens += len(piece.token_ids)
-        self._pieces.put_nowait(piece)
+        self._news.put_nowait((self.request.choice, piece))
 
     def fail(self, error: TwinpoolError) -> None:
         """End the stream with an error, after the tokens already passed on."""
-        self._pieces.put_nowait(error)
-
-    async def next_piece(self) -> Piece:
-        """The next tokens. Raises the error that ended the request."""
-        piece = await self._pieces.get()
-        if isinstance(piece, TwinpoolError):
-            raise piece
-        return piece
+        self._news.put_nowait((self.request.choice, error))
 
     @property
     def ttft_s(self) -> float:
@@ -81,3 +82,32 @@ class Flight:
         """Mean gap between later tokens; 0 for a single token."""
         first, last, count = self.record.first_token_s, self.record.last_token_s, self.record.num_tokens
         return (last - first) / (count - 1) if first is not None and last is not None and count > 1 else 0.0
+
+
+class Flights:
+    """The answers of one client call, in the order in which they have news."""
+
+    def __init__(self, requests: Sequence[Request], arrived_s: float, deadline_s: float) -> None:
+        """``requests``: that of choice i at place i."""
+        self._news: asyncio.Queue[tuple[int, News]] = asyncio.Queue()
+        self.of_choice = tuple(Flight(request, arrived_s, deadline_s, self._news) for request in requests)
+        self._open = {request.choice for request in requests}
+
+    @property
+    def num_open(self) -> int:
+        """Answers that have not ended."""
+        return len(self._open)
+
+    def end(self, choice: int) -> None:
+        """An answer is complete: what workers still say of it counts for nothing."""
+        self._open.discard(choice)
+
+    async def next_piece(self) -> tuple[int, Piece]:
+        """The next tokens, and of which choice they are. Raises the error that ended a choice, and so the call."""
+        while True:
+            choice, news = await self._news.get()
+            if choice not in self._open:
+                continue
+            if isinstance(news, TwinpoolError):
+                raise news
+            return choice, news

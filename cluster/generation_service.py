@@ -6,19 +6,18 @@ Knows requests and text; where a request runs is the dispatcher's business.
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from typing import Any
 
+from twinpool.cluster.answer import Answer
 from twinpool.cluster.dispatch import Dispatcher
-from twinpool.cluster.flight import Flight, Piece
+from twinpool.cluster.flight import Flight, Flights
 from twinpool.cluster.grpc_errors import abort
-from twinpool.cluster.intake import Intake
+from twinpool.cluster.intake import Call, Intake
 from twinpool.cluster.launch import GatewayConfig
 from twinpool.core.errors import InvalidRequest, TwinpoolError
-from twinpool.model.detokenizer import Detokenizer
 from twinpool.model.shape import ModelShape
 from twinpool.model.tokenizer import TextTokenizer
-from twinpool.protos.convert import finish_reason_to_proto
 from twinpool.protos.twinpool.v1 import generation_pb2 as pb
 from twinpool.protos.twinpool.v1 import generation_pb2_grpc
 
@@ -38,7 +37,7 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         self._tokenizer = tokenizer
         self._intake = Intake(config, shape, tokenizer)
         self._dispatcher = dispatcher
-        self._open: dict[str, str] = {}  # ids that clients know, to those that workers know
+        self._open: dict[str, Call] = {}  # by the ids that clients know
 
     async def Generate(  # noqa: N802 - named by the protocol
         self, message: pb.GenerateRequest, context: Any
@@ -55,22 +54,23 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         self, message: pb.GenerateRequest, deadline_s: float | None
     ) -> AsyncIterator[pb.GenerateResponse]:
         request_id = message.request_id or secrets.token_hex(8)
+        call = await self._accept(message)
         if request_id in self._open:
             raise InvalidRequest("request_id", f"{request_id!r} is in use")
-        request = await self._accept(message)
-        flight = self._dispatcher.submit(request, deadline_s)
-        self._open[request_id] = request.request_id
-        is_chat = message.WhichOneof("prompt") == "chat"
+        flights = self._dispatcher.submit(call.requests, deadline_s)
+        self._open[request_id] = call
         try:
-            async for response in self._responses(flight, request_id, () if is_chat else request.token_ids):
+            async for response in self._responses(call, flights, request_id):
                 yield response
         finally:  # a client that leaves, or whose deadline passes, ends this generator
             del self._open[request_id]
-            self._dispatcher.finish(request.request_id)
+            for request in call.requests:
+                self._dispatcher.finish(request.request_id)
 
     async def Cancel(self, message: pb.CancelRequest, context: Any) -> pb.CancelResponse:  # noqa: N802, ARG002
-        internal_id = self._open.get(message.request_id)
-        return pb.CancelResponse(found=internal_id is not None and self._dispatcher.cancel(internal_id))
+        call = self._open.get(message.request_id)
+        found = [self._dispatcher.cancel(request.request_id) for request in (call.requests if call else ())]
+        return pb.CancelResponse(found=any(found))
 
     async def ListModels(self, message: Any, context: Any) -> pb.ListModelsResponse:  # noqa: N802, ARG002
         model = pb.Model(
@@ -81,44 +81,31 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         )
         return pb.ListModelsResponse(models=[model])
 
-    async def _accept(self, message: pb.GenerateRequest) -> Any:
+    async def _accept(self, message: pb.GenerateRequest) -> Call:
         if message.ByteSize() > MAX_INLINE_TEXT:
             return await asyncio.to_thread(self._intake.accept, message)
         return self._intake.accept(message)
 
-    async def _responses(
-        self, flight: Flight, request_id: str, before: Sequence[int]
-    ) -> AsyncIterator[pb.GenerateResponse]:
-        """``before``: ids that the answer's text continues."""
-        detokenizer = Detokenizer(self._tokenizer, before) if self._tokenizer is not None else None
-        while True:
-            piece = await flight.next_piece()
-            response = pb.GenerateResponse(
-                request_id=request_id,
-                index=piece.index,
-                token_ids=piece.token_ids,
-                text=_text(detokenizer, piece),
-                finish_reason=finish_reason_to_proto(piece.finish_reason),
-            )
-            if piece.finish_reason is not None:
-                response.usage.CopyFrom(_usage(flight))
-                response.timings.CopyFrom(_timings(flight))
+    async def _responses(self, call: Call, flights: Flights, request_id: str) -> AsyncIterator[pb.GenerateResponse]:
+        """The messages of all answers, in the order in which their tokens come."""
+        answers = [Answer(call, request.choice, request_id, self._tokenizer) for request in call.requests]
+        while flights.num_open:
+            choice, piece = await flights.next_piece()
+            response = answers[choice].take(piece)
+            if answers[choice].is_over:
+                flights.end(choice)
+                self._dispatcher.finish(call.requests[choice].request_id)  # workers know nothing of stop strings
+            if not flights.num_open:
+                first = flights.of_choice[0]
+                response.usage.CopyFrom(_usage(first, sum(answer.num_tokens for answer in answers)))
+                response.timings.CopyFrom(_timings(first))
             yield response
-            if piece.finish_reason is not None:
-                return
 
 
-def _text(detokenizer: Detokenizer | None, piece: Piece) -> str:
-    if detokenizer is None:
-        return ""
-    text = detokenizer.push(piece.token_ids)
-    return text + detokenizer.finish() if piece.finish_reason is not None else text
-
-
-def _usage(flight: Flight) -> pb.Usage:
+def _usage(flight: Flight, completion_tokens: int) -> pb.Usage:
     return pb.Usage(
         prompt_tokens=flight.request.num_prompt_tokens,
-        completion_tokens=flight.record.num_tokens,
+        completion_tokens=completion_tokens,
         cached_tokens=flight.record.cached_tokens,
     )
 

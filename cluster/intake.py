@@ -1,15 +1,17 @@
-"""From what a client sent to a Request that a router can place, or an InvalidRequest that names the field.
+"""From what a client sent to requests that a router can place, or an InvalidRequest that names the field.
 
 Knows the model's limits and its tokenizer; knows no worker.
 """
 
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from twinpool.cluster.launch import GatewayConfig
 from twinpool.core.errors import InvalidRequest, ModelNotFound
-from twinpool.core.messages import Goal, Request, SamplingParams
+from twinpool.core.messages import Goal, Request
+from twinpool.core.sampling import SamplingParams
+from twinpool.model.detokenizer import Detokenizer
 from twinpool.model.shape import ModelShape
 from twinpool.model.tokenizer import TextTokenizer
 from twinpool.protos.convert import goal_from_proto, sampling_from_proto
@@ -17,6 +19,19 @@ from twinpool.protos.twinpool.v1 import generation_pb2 as pb
 
 MAX_REQUEST_ID = 128
 BYTES_PER_TOKEN_LIMIT = 64  # longer texts than this per token of context are refused before tokenising
+MAX_CALL_TOKENS = 2**20  # of the prompt, counted once for each of the n answers: so much goes out in orders
+MAX_PROMPT_SCORES = 2**19  # alternatives to a prompt's tokens: they come in one message, whose size is bounded
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What one client asked for: a request for each answer, in order of choice, and how the answers are to be shown."""
+
+    requests: tuple[Request, ...]
+    sampling: SamplingParams  # of all; what the gateway does itself is left out of the requests
+    before: tuple[int, ...]  # ids that the text of each answer continues
+    echo: str  # what the text of each answer begins with
+    shows_prompt_ids: bool
 
 
 class Intake:
@@ -27,8 +42,8 @@ class Intake:
         self._shape = shape
         self._tokenizer = tokenizer
 
-    def accept(self, message: pb.GenerateRequest) -> Request:
-        """Turn one message into a request of epoch 1.
+    def accept(self, message: pb.GenerateRequest) -> Call:
+        """Turn one message into requests of epoch 1.
 
         Raises:
             InvalidRequest: a field is wrong; ModelNotFound: another model was named. Nothing was started.
@@ -40,15 +55,27 @@ class Intake:
             raise InvalidRequest("request_id", f"must be at most {MAX_REQUEST_ID} printable characters")
         sampling = sampling_from_proto(message.sampling)
         goal, priority = self._goal(message)
-        prompt_ids = self._prompt(message)
-        return Request(
+        self._check_sampling(sampling)
+        is_chat = message.WhichOneof("prompt") == "chat"
+        if message.echo and is_chat:
+            raise InvalidRequest("echo", "cannot go with chat: the prompt is the template's text; send it as text")
+        prompt_ids = tuple(self._prompt(message))
+        sampling = self._complete(sampling, len(prompt_ids), message.sampling.HasField("max_tokens"))
+        request = Request(
             request_id=f"{config.gateway_id}/{secrets.token_hex(8)}",  # never a client's: workers know requests by it
             epoch=1,
-            token_ids=tuple(prompt_ids),
+            token_ids=prompt_ids,
             num_prompt_tokens=len(prompt_ids),
-            sampling=self._complete(sampling, len(prompt_ids), message.sampling.HasField("max_tokens")),
+            sampling=replace(sampling, stop=(), n=1),
             goal=goal,
             priority=priority,
+        )
+        return Call(
+            requests=(request, *(_sibling(request, choice) for choice in range(1, sampling.n))),
+            sampling=sampling,
+            before=() if is_chat else prompt_ids,
+            echo=self._echo(message, prompt_ids) if message.echo else "",
+            shows_prompt_ids=message.echo or sampling.prompt_logprobs is not None,
         )
 
     def _goal(self, message: pb.GenerateRequest) -> tuple[Goal, int]:
@@ -57,11 +84,31 @@ class Intake:
             raise InvalidRequest("goal_class", f"{name!r} is not one of: {', '.join(sorted(self._config.goals))}")
         return goal_from_proto(message) or self._config.goals[name], self._config.priorities[name]
 
+    def _check_sampling(self, sampling: SamplingParams) -> None:
+        """What only this model's shape and tokenizer can refuse."""
+        named = {
+            "logit_bias": [token_id for token_id, _ in sampling.logit_bias],
+            "stop_token_ids": sampling.stop_token_ids,
+        }
+        for name, ids in named.items():
+            self._check_vocabulary(f"sampling.{name}", ids)
+        if sampling.stop and self._tokenizer is None:
+            reason = "this model has no tokenizer, so its answers have no text to look in; use stop_token_ids"
+            raise InvalidRequest("sampling.stop", reason)
+
     def _complete(self, sampling: SamplingParams, num_prompt: int, is_explicit: bool) -> SamplingParams:
         room = self._config.max_model_len - num_prompt
+        why = f"{num_prompt} prompt tokens leave room for {room} in a context of {self._config.max_model_len}"
         if is_explicit and sampling.max_tokens > room:
-            reason = f"{num_prompt} prompt tokens leave room for {room} in a context of {self._config.max_model_len}"
-            raise InvalidRequest("sampling.max_tokens", reason)
+            raise InvalidRequest("sampling.max_tokens", why)
+        if sampling.min_tokens > room:
+            raise InvalidRequest("sampling.min_tokens", why)
+        if sampling.n * num_prompt > MAX_CALL_TOKENS:
+            reason = f"{sampling.n} answers to {num_prompt} prompt tokens are over {MAX_CALL_TOKENS} tokens in all"
+            raise InvalidRequest("sampling.n", reason)
+        if num_prompt * (sampling.prompt_logprobs or 0) > MAX_PROMPT_SCORES:
+            reason = f"{num_prompt} prompt tokens can have {MAX_PROMPT_SCORES // num_prompt} alternatives each at most"
+            raise InvalidRequest("sampling.prompt_logprobs", reason)
         seed = secrets.randbits(64) if sampling.seed is None else sampling.seed
         return replace(sampling, max_tokens=min(sampling.max_tokens, room), seed=seed)
 
@@ -83,6 +130,12 @@ class Intake:
         if len(ids) > limit:
             raise InvalidRequest(field, f"has {len(ids)} tokens; this cluster takes prompts of at most {limit}")
         return ids
+
+    def _echo(self, message: pb.GenerateRequest, prompt_ids: Sequence[int]) -> str:
+        """The prompt as it was sent; of ids, their text up to the end of a character."""
+        if message.WhichOneof("prompt") == "text":
+            return message.text
+        return "" if self._tokenizer is None else Detokenizer(self._tokenizer).push(prompt_ids)
 
     def _encode_text(self, text: str) -> Sequence[int]:
         self._check_length("text", len(text))
@@ -107,7 +160,16 @@ class Intake:
 
     def _check_ids(self, ids: Sequence[int]) -> Sequence[int]:
         if len(ids) < self._config.max_model_len:
-            worst = max(ids, default=0)
-            if worst >= self._shape.vocab_size:
-                raise InvalidRequest("token_ids", f"{worst} is not below the vocabulary size {self._shape.vocab_size}")
+            self._check_vocabulary("token_ids", ids)
         return ids
+
+    def _check_vocabulary(self, field: str, ids: Sequence[int]) -> None:
+        worst = max(ids, default=0)
+        if worst >= self._shape.vocab_size:
+            raise InvalidRequest(field, f"{worst} is not below the vocabulary size {self._shape.vocab_size}")
+
+
+def _sibling(request: Request, choice: int) -> Request:
+    """Another answer to the same prompt, which the first one scores for all, so that this one may use its cache."""
+    sampling = replace(request.sampling, prompt_logprobs=None)
+    return replace(request, request_id=f"{request.request_id}.{choice}", sampling=sampling, choice=choice)

@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from twinpool.cluster.affinity import missing_cores, usable_cores
 from twinpool.core.errors import SpecError
 from twinpool.core.messages import Goal, WorkerConfig
 from twinpool.core.spec import ClusterSpec, check_against_model
-from twinpool.core.spec_fields import Problem
+from twinpool.core.spec_fields import Problem, parse_cores
 from twinpool.core.spec_file import SpecFile, read_cluster
 from twinpool.model.shape import ModelShape, load_shape
 
@@ -67,10 +68,13 @@ def plan_launch(spec_path: Path) -> LaunchPlan:
     )
     if spec.ray.address == "local":
         file.refuse(_check_memory(spec, shape.weight_bytes, _available_bytes()))
+        file.refuse(_check_cores(spec, usable_cores()))
     secret = secrets.token_hex(16)
+    workers = tuple(_worker_configs(spec, secret))
+    file.refuse(_check_threads(spec, workers))
     return LaunchPlan(
         name=spec.name,
-        workers=tuple(_worker_configs(spec, secret)),
+        workers=workers,
         gateways=tuple(_gateway_config(spec, index, secret) for index in range(spec.gateway.replicas)),
         ray_address=spec.ray.address,
         object_store_bytes=spec.ray.object_store,
@@ -80,7 +84,7 @@ def plan_launch(spec_path: Path) -> LaunchPlan:
 def _shape_of(file: SpecFile) -> ModelShape:
     """The model's shape; what is wrong with the model is told with the line that names it."""
     try:
-        return load_shape(file.spec.model.path, file.spec.model.dtype)
+        return load_shape(file.spec.model.path, file.spec.model.dtype, file.spec.model.quantization)
     except SpecError as error:
         file.refuse([Problem(("model", "path"), str(error))])
         raise
@@ -100,6 +104,21 @@ def _check_memory(spec: ClusterSpec, weight_bytes: int, available_bytes: int) ->
     return (Problem(("kv", "memory"), what),)
 
 
+def _check_cores(spec: ClusterSpec, usable: frozenset[int]) -> tuple[Problem, ...]:
+    """All workers of a local Ray run on this machine's cores."""
+    told = {role: missing_cores(parse_cores(pool.cores), usable) for role, pool in spec.pools.by_role().items()}
+    return tuple(Problem(("pools", str(role), "cores"), what) for role, what in told.items() if what)
+
+
+def _check_threads(spec: ClusterSpec, workers: tuple[WorkerConfig, ...]) -> tuple[Problem, ...]:
+    """Bits are equal on any worker only where all compute with as many threads."""
+    counts = sorted({worker.threads for worker in workers})
+    if not spec.model.deterministic or len(counts) == 1:
+        return ()
+    what = f"needs the same threads on every worker, not {' and '.join(map(str, counts))}; set pools.ROLE.threads"
+    return (Problem(("model", "deterministic"), what),)
+
+
 def _available_bytes() -> int:
     """Memory that new processes may take, as the kernel estimates it."""
     fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
@@ -115,6 +134,7 @@ def _worker_configs(spec: ClusterSpec, secret: str) -> Iterator[WorkerConfig]:
     shared_threads = max(1, (os.cpu_count() or 1) // num_workers)
     for role, pool in spec.pools.by_role().items():
         for index in range(pool.workers):
+            cores = pool.cores_of(index)
             yield WorkerConfig(
                 worker_id=f"{role}-{index}",
                 role=role,
@@ -131,7 +151,10 @@ def _worker_configs(spec: ClusterSpec, secret: str) -> Iterator[WorkerConfig]:
                 codec=spec.transfer.codec,
                 digest=spec.transfer.digest,
                 interface=spec.transfer.interface,
-                threads=shared_threads if pool.threads == "auto" else pool.threads,
+                threads=(len(cores) or shared_threads) if pool.threads == "auto" else pool.threads,
+                cores=cores,
+                deterministic=spec.model.deterministic,
+                quantization=spec.model.quantization,
                 cluster_secret=secret,
             )
 

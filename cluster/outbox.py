@@ -8,7 +8,7 @@ import asyncio
 from twinpool.cluster.engine_events import Load
 from twinpool.core.messages import FailureKind
 from twinpool.model.sequence import Key, Token
-from twinpool.protos.convert import failure_kind_to_proto, finish_reason_to_proto
+from twinpool.protos.convert import failure_kind_to_proto, finish_reason_to_proto, logprobs_to_proto
 from twinpool.protos.twinpool.v1 import worker_pb2 as pb
 
 
@@ -56,6 +56,7 @@ def view_of(load: Load, version: int) -> pb.WorkerView:
         parked_blocks=load.parked_blocks,
         peak_blocks=load.peak_blocks,
         cause=load.cause,
+        preempted=load.preempted,
     )
 
 
@@ -67,6 +68,9 @@ def _delta(token: Token) -> pb.Delta:
         token_ids=(token.token_id,),
         finish_reason=finish_reason_to_proto(token.finish),
     )
+    if token.logprobs is not None:
+        delta.logprobs.append(logprobs_to_proto(token.logprobs))
+    delta.prompt_logprobs.extend(logprobs_to_proto(logprobs) for logprobs in token.prompt_logprobs)
     if token.prefill_s is not None:
         timing = pb.PrefillTiming(queue_s=token.queue_s, prefill_s=token.prefill_s, cached_tokens=token.cached_tokens)
         delta.prefill.CopyFrom(timing)

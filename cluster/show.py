@@ -5,9 +5,10 @@ from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from twinpool.client.results import ClusterStatus, GenerationResult, Timings
+from twinpool.client.results import ClusterStatus, GenerationResult, Timings, TokenLogprob
 
 Values = dict[str, Any]
 
@@ -39,8 +40,52 @@ def print_status(status: Values) -> None:
 
 
 def result_as_dict(result: GenerationResult) -> Values:
-    """The stable keys of `twinpool generate --json`."""
-    return asdict(result)
+    """The stable keys of `twinpool generate --json`. A token's bytes are told as text too, as far as they are text."""
+    values: Values = _spelled(asdict(result))
+    return values
+
+
+def _spelled(value: Any) -> Any:
+    """The same in what JSON knows."""
+    if isinstance(value, dict):
+        spelled = {key: _spelled(item) for key, item in value.items()}
+        data = value.get("token")
+        return spelled | {"token": _text(data), "bytes": list(data)} if isinstance(data, bytes) else spelled
+    return [_spelled(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _text(token: bytes) -> str:
+    return token.decode(errors="replace")
+
+
+def print_choices(result: GenerationResult) -> None:
+    """Every answer under its number."""
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    for choice in result.choices:
+        console.print(f"--- {choice.index}: {len(choice.token_ids)} tokens, {choice.finish_reason}")
+        console.print(choice.text)
+
+
+def print_logprobs(result: GenerationResult) -> None:
+    """How probable the prompt's tokens and those of each answer were, where it was asked for."""
+    if result.prompt_logprobs:
+        _print_logprobs("prompt", result.prompt_logprobs)
+    for choice in result.choices:
+        if choice.logprobs:
+            _print_logprobs(f"answer {choice.index}", choice.logprobs)
+
+
+def _print_logprobs(of: str, logprobs: Sequence[TokenLogprob]) -> None:
+    table = Table(of, "id", "logprob", "most probable", box=None)
+    for token in logprobs:
+        top = "  ".join(f"{_shown(other.token, other.token_id)} {other.logprob:.3f}" for other in token.top)
+        cells = (_shown(token.token, token.token_id), str(token.token_id), f"{token.logprob:.3f}", top)
+        table.add_row(*(escape(cell) for cell in cells))
+    Console(highlight=False).print(table)
+
+
+def _shown(token: bytes, token_id: int) -> str:
+    return repr(_text(token)) if token else f"<{token_id}>"
 
 
 def print_timings(results: Sequence[GenerationResult]) -> None:

@@ -27,8 +27,10 @@ RAY_CONNECT_TIMEOUT_S = 5.0
 OnReady = Callable[[ClusterState], None]
 
 
-def supervise(spec_path: Path, folder: StateFolder, on_ready: OnReady) -> None:
+def supervise(spec_path: Path, folder: StateFolder, on_ready: OnReady, lifeline: int | None = None) -> None:
     """Bring the cluster up, call ``on_ready``, and take it down again on SIGTERM or SIGINT.
+
+    ``lifeline`` is the read end of a pipe whose closing means the same.
 
     Raises:
         SpecError: it cannot start as described. Nothing is left running.
@@ -38,16 +40,13 @@ def supervise(spec_path: Path, folder: StateFolder, on_ready: OnReady) -> None:
         _check_ports_are_free(plan)
         try:
             _connect_ray(plan)
-            asyncio.run(_run(str(spec_path.resolve()), plan, folder, on_ready))
+            asyncio.run(_run(str(spec_path.resolve()), plan, folder, on_ready, lifeline))
         finally:
             _disconnect_ray()
 
 
-async def _run(spec_path: str, plan: LaunchPlan, folder: StateFolder, on_ready: OnReady) -> None:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+async def _run(spec_path: str, plan: LaunchPlan, folder: StateFolder, on_ready: OnReady, lifeline: int | None) -> None:
+    stop = _stop_event(lifeline)
     controller = _controller(plan)
     try:
         addresses = await _unless(stop, _start(controller))
@@ -63,6 +62,23 @@ async def _run(spec_path: str, plan: LaunchPlan, folder: StateFolder, on_ready: 
                 await _unless(stop, _start(controller))
     finally:
         await _end(controller)
+
+
+def _stop_event(lifeline: int | None) -> asyncio.Event:
+    """Set by SIGTERM, by SIGINT, and by the end of the process that holds the other end of the lifeline."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+
+    def let_go() -> None:
+        assert lifeline is not None
+        loop.remove_reader(lifeline)
+        stop.set()
+
+    if lifeline is not None:
+        loop.add_reader(lifeline, let_go)
+    return stop
 
 
 async def _end(controller: Any) -> None:
@@ -82,9 +98,15 @@ async def _unless(stop: asyncio.Event, work: Any) -> Any:
     """The result of ``work``, or None when told to stop before it is there."""
     stopped = asyncio.ensure_future(stop.wait())
     future = asyncio.ensure_future(work)
-    await asyncio.wait((stopped, future), return_when=asyncio.FIRST_COMPLETED)
-    stopped.cancel()
-    return await future if future.done() else None
+    try:
+        await asyncio.wait((stopped, future), return_when=asyncio.FIRST_COMPLETED)
+        if future.done():
+            return future.result()
+    finally:
+        stopped.cancel()
+        future.cancel()
+        await asyncio.gather(stopped, future, return_exceptions=True)
+    return None
 
 
 async def _start(controller: Any) -> list[str]:
@@ -173,6 +195,7 @@ def main() -> int:
     parser.add_argument("spec", type=Path)
     parser.add_argument("--state-dir", type=Path, required=True)
     parser.add_argument("--ready-fd", type=int, required=True)
+    parser.add_argument("--lifeline-fd", type=int)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 
@@ -184,7 +207,8 @@ def main() -> int:
                 pipe.write(json.dumps(fields) + "\n")
 
     try:
-        supervise(arguments.spec, StateFolder(arguments.state_dir), lambda state: report(ok=True, grpc=state.grpc))
+        folder = StateFolder(arguments.state_dir)
+        supervise(arguments.spec, folder, lambda state: report(ok=True, grpc=state.grpc), arguments.lifeline_fd)
     except TwinpoolError as error:
         log.error("%s", error)
         report(ok=False, error=str(error), is_spec=isinstance(error, SpecError))

@@ -26,8 +26,10 @@ def run_in_foreground(spec_path: Path, folder: StateFolder, on_ready: Callable[[
     supervise(spec_path, folder, on_ready)
 
 
-def run_detached(spec_path: Path, folder: StateFolder) -> ClusterState:
+def run_detached(spec_path: Path, folder: StateFolder, *, ends_with_caller: bool = False) -> ClusterState:
     """Leave a supervisor behind, and return once its cluster serves.
+
+    With ``ends_with_caller`` it takes the cluster down when this process ends, however that may be.
 
     Raises:
         SpecError: the cluster cannot start as described; Internal: it failed otherwise. Nothing is left running.
@@ -39,17 +41,23 @@ def run_detached(spec_path: Path, folder: StateFolder) -> ClusterState:
     log_path = folder.log_path(plan.name)
     command = [sys.executable, "-m", "twinpool.cluster.supervisor", str(spec_path.absolute())]
     command += ["--state-dir", str(folder.path), "--ready-fd", str(write_end)]
+    inherited = [write_end]
+    if ends_with_caller:
+        lifeline, _ = os.pipe()  # the other end stays open in this process, and in no other, for as long as it lives
+        command += ["--lifeline-fd", str(lifeline)]
+        inherited.append(lifeline)
     with log_path.open("w") as log_file:
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=log_file,
             stderr=log_file,
-            pass_fds=(write_end,),
+            pass_fds=inherited,
             start_new_session=True,
             cwd="/",
         )
-    os.close(write_end)
+    for descriptor in inherited:
+        os.close(descriptor)
     try:
         _await_ready(read_end, log_path)
     except BaseException:

@@ -59,6 +59,7 @@ class Worker:
         self._sources: dict[str, Key] = {}  # the attempt under which a request's KV is sent from here
         self._expected: dict[Key, int] = {}  # blocks that reservations whose source has not started will need
         self._num_orders = 0
+        self._load: Load | None = None  # the engine's latest
         self._view = pb.WorkerView()
         self._address: WorkerAddress | None = None
         self._closed: asyncio.Future[str] | None = None
@@ -229,7 +230,8 @@ class Worker:
     def _forget(self, key: Key) -> Attempt | None:
         if self._sources.get(key.request_id) == key:
             del self._sources[key.request_id]
-        self._expected.pop(key, None)
+        if self._expected.pop(key, None) is not None:
+            self._refresh_view()  # an idle engine has no step that would say so
         return self._attempts.pop(key, None)
 
     # --- what handoffs ask (endpoint.EngineSide) ------------------------------------------------------------------
@@ -304,21 +306,31 @@ class Worker:
         if not self._endpoint.bound(key.request_id, key.epoch, block_ids, skip_blocks):
             self.engine.post(partial(self.engine.release_target, key))
 
+    def preempted(self, key: Key) -> None:
+        self._tell_failure(key, FailureKind.PREEMPTED, "its blocks were needed for older sequences")
+        self._forget(key)
+
     def engine_failed(self, key: Key, reason: str) -> None:
         self._tell_failure(key, FailureKind.INTERNAL, reason)
         if self._sources.get(key.request_id) != key:
             self._forget(key)
 
     def stepped(self, tokens: list[Token], load: Load) -> None:
-        self._view = view_of(load, self._view.version + 1)
-        self._view.reservations += len(self._expected)
-        self._view.reserved_blocks += sum(self._expected.values())
+        self._load = load
+        self._refresh_view()
         for token in tokens:
             outbox = self._outboxes.get(token.gateway_id)
             if outbox is not None:
                 outbox.add_token(token)
             if token.finish is not None and self._sources.get(token.key.request_id) != token.key:
                 self._forget(token.key)
+
+    def _refresh_view(self) -> None:
+        if self._load is None:
+            return
+        self._view = view_of(self._load, self._view.version + 1)
+        self._view.reservations += len(self._expected)
+        self._view.reserved_blocks += sum(self._expected.values())
         for outbox in self._outboxes.values():
             outbox.set_view(self._view)
 

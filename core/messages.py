@@ -1,19 +1,17 @@
 """The vocabulary that workers, router and gateway share: frozen values, no behaviour beyond checking themselves.
 
-Knows no transport, no tensor and no policy. Sampling parameters, their limits and their defaults are defined here
-and nowhere else.
+Knows no transport, no tensor and no policy. Sampling parameters are in core/sampling.py.
 """
 
-import math
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from twinpool.core.errors import InvalidRequest
+from twinpool.core.limits import Real
+from twinpool.core.sampling import SamplingParams
 
-MAX_SEED = 2**64 - 1
-MAX_STOP_TOKEN_IDS = 64
-MAX_OUTPUT_TOKENS = 2**20
 MAX_GOAL_S = 86_400.0
+_GOAL_S = Real(0, MAX_GOAL_S, is_open=True)
 
 
 class Role(StrEnum):
@@ -52,81 +50,9 @@ class Goal:
     def check(self) -> None:
         """Raise InvalidRequest unless both are finite, positive and under a day."""
         for name in ("ttft_s", "tpot_s"):
-            value = getattr(self, name)
-            is_number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not (is_number and math.isfinite(value) and 0 < value <= MAX_GOAL_S):
-                raise InvalidRequest(f"goal.{name}", f"must be over 0 and at most {MAX_GOAL_S:g} s, not {value!r}")
-
-
-@dataclass(frozen=True, slots=True)
-class SamplingParams:
-    """How to choose the next token; the field names are the field's usual ones.
-
-    ``top_k=0`` and ``top_p=1`` switch those filters off; ``temperature=0`` is greedy. A ``seed`` of None lets the
-    gateway draw one, after which sampling is a function of (seed, position) alone.
-    """
-
-    max_tokens: int = 256
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    seed: int | None = None
-    ignore_eos: bool = False
-    stop_token_ids: tuple[int, ...] = ()
-    # Named so that asking for them is refused by name until the engine has them (check below).
-    min_tokens: int = 0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    logit_bias: tuple[tuple[int, float], ...] = ()
-    stop: tuple[str, ...] = ()
-    logprobs: int | None = None
-    n: int = 1
-
-    def check(self) -> None:
-        """Raise InvalidRequest for the first field outside its limits, or not supported yet."""
-        _whole("max_tokens", self.max_tokens, 1, MAX_OUTPUT_TOKENS)
-        _real("temperature", self.temperature, 0.0, 100.0)
-        _whole("top_k", self.top_k, 0, 2**31 - 1)
-        _real("top_p", self.top_p, 0.0, 1.0)
-        if self.top_p == 0:
-            raise InvalidRequest("sampling.top_p", "must be over 0")
-        if self.seed is not None:
-            _whole("seed", self.seed, 0, MAX_SEED)
-        if not isinstance(self.ignore_eos, bool):
-            raise InvalidRequest("sampling.ignore_eos", f"must be true or false, not {self.ignore_eos!r}")
-        if len(self.stop_token_ids) > MAX_STOP_TOKEN_IDS:
-            raise InvalidRequest("sampling.stop_token_ids", f"has over {MAX_STOP_TOKEN_IDS} ids")
-        for token_id in self.stop_token_ids:
-            _whole("stop_token_ids", token_id, 0, 2**31 - 1)
-        for name in _NOT_YET:
-            if getattr(self, name) != _DEFAULTS[name]:
-                raise InvalidRequest(f"sampling.{name}", "is not supported by this version")
-
-
-_DEFAULTS = {item.name: item.default for item in fields(SamplingParams)}
-_NOT_YET = (
-    "min_tokens",
-    "min_p",
-    "repetition_penalty",
-    "presence_penalty",
-    "frequency_penalty",
-    "logit_bias",
-    "stop",
-    "logprobs",
-    "n",
-)
-
-
-def _whole(name: str, value: object, low: int, high: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise InvalidRequest(f"sampling.{name}", f"must be a whole number from {low} to {high}, not {value!r}")
-
-
-def _real(name: str, value: object, low: float, high: float) -> None:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:  # NaN fails here
-        raise InvalidRequest(f"sampling.{name}", f"must be a number from {low:g} to {high:g}, not {value!r}")
+            refusal = _GOAL_S.refusal(getattr(self, name))
+            if refusal is not None:
+                raise InvalidRequest(f"goal.{name}", refusal)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +73,12 @@ class Request:
     priority: int = 0  # smaller goes first
     age_s: float = 0.0
     tenant_salt: str = ""
+    choice: int = 0  # which of the n answers to one prompt: part of the noise's counter
+
+    @property
+    def wants_prompt_logprobs(self) -> bool:
+        """Whether this attempt has to score its prompt; they leave with the first token, so later attempts need not."""
+        return self.sampling.prompt_logprobs is not None and self.num_emitted == 0
 
     @property
     def num_emitted(self) -> int:
@@ -193,4 +125,7 @@ class WorkerConfig:
     digest: bool = True
     interface: str = "127.0.0.1"
     threads: int = 1
+    cores: tuple[int, ...] = ()  # CPU cores that the worker's process is pinned to; none: wherever the system likes
+    deterministic: bool = False
+    quantization: str = "none"
     cluster_secret: str = field(default="", repr=False)

@@ -19,7 +19,7 @@ from twinpool.core.messages import Goal, Role
 from twinpool.core.spec_fields import (
     MAX_PORT,
     Bytes,
-    FalseForNow,
+    Cores,
     IPAddress,
     Name,
     OneForNow,
@@ -31,6 +31,7 @@ from twinpool.core.spec_fields import (
     Threads,
     is_loopback,
     not_yet,
+    parse_cores,
     refuse,
 )
 
@@ -50,8 +51,17 @@ class ModelSpec(_Section):
     """Most tokens of one request, prompt and answer together."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """What weights and KV are kept in; auto is the checkpoint's own."""
-    deterministic: FalseForNow = False
-    """Arithmetic that does not depend on what else is in the batch."""
+    deterministic: bool = False
+    """Arithmetic whose bits do not depend on what else is in the batch, nor on how a prompt was cut; slower."""
+    quantization: Literal["none", "int8"] = "none"
+    """int8 keeps a second copy of the weights, a byte each, for decode steps of few rows: faster, and less exact."""
+
+    @model_validator(mode="after")
+    def _one_arithmetic(self) -> Self:
+        if self.deterministic and self.quantization != "none":
+            what = f"{self.quantization} cannot be had with deterministic: true, as its bits depend on the batch"
+            refuse([Problem(("quantization",), what)])
+        return self
 
 
 class PoolSpec(_Section):
@@ -64,7 +74,23 @@ class PoolSpec(_Section):
     pipeline_parallel: OneForNow = 1
     """Ranks that share the layers of one worker."""
     threads: Threads = "auto"
-    """CPU threads each worker computes with; auto shares the machine's cores among the workers."""
+    """CPU threads each worker computes with; auto is its cores, or its share of the machine's."""
+    cores: Cores = ""
+    """CPU cores of the pool, such as 0-3,8: each worker is pinned to an equal slice of them, in this order."""
+
+    @model_validator(mode="after")
+    def _has_cores(self) -> Self:
+        num_cores = len(parse_cores(self.cores))
+        if num_cores and self.workers and num_cores % self.workers:
+            what = f"{num_cores} cores cannot be shared out equally among {self.workers} workers"
+            refuse([Problem(("cores",), what)])
+        return self
+
+    def cores_of(self, index: int) -> tuple[int, ...]:
+        """The cores of one of the pool's workers; none when nothing was said."""
+        cores = parse_cores(self.cores)
+        size = len(cores) // self.workers
+        return cores[index * size : (index + 1) * size]
 
 
 class PoolsSpec(_Section):

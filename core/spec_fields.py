@@ -97,6 +97,32 @@ def _check_threads(value: object) -> object:
     raise _wrong(f"must be auto or a whole number from 1 to 1024, not {shown(value)}")
 
 
+def parse_cores(text: str) -> tuple[int, ...]:
+    """``"0-3,8"`` as (0, 1, 2, 3, 8), in the order given; "" as none.
+
+    Raises:
+        PydanticCustomError: the text is no list of cores, or names one twice.
+    """
+    cores: list[int] = []
+    for part in text.split(",") if text else ():
+        match = re.fullmatch(r"([0-9]{1,4})(?:-([0-9]{1,4}))?", part.strip(" "))
+        if match is None or int(match[2] or match[1]) < int(match[1]):
+            raise _wrong(f"must be CPU cores such as 0-3,8, not {shown(text)}")
+        cores += range(int(match[1]), int(match[2] or match[1]) + 1)
+    if len(set(cores)) < len(cores):
+        raise _wrong(f"names a core twice: {shown(text)}")
+    return tuple(cores)
+
+
+def _read_cores(value: object) -> object:
+    """One core may be written as a number; what parse_cores refuses is refused here."""
+    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    if not isinstance(text, str):
+        raise _wrong(f"must be CPU cores such as 0-3,8, not {shown(value)}")
+    parse_cores(text)
+    return text
+
+
 def _check_power_of_two(value: int) -> int:
     if value & (value - 1):
         raise _wrong(f"must be a power of two, not {value}")
@@ -128,6 +154,13 @@ _SIZE_SCHEMA = {
 }
 Bytes = Annotated[int, BeforeValidator(_parse_bytes), Field(ge=1, le=2**50), WithJsonSchema(_SIZE_SCHEMA)]
 Threads = Annotated[Annotated[int, Field(ge=1, le=1024)] | Literal["auto"], BeforeValidator(_check_threads)]
+_CORES_SCHEMA = {
+    "anyOf": [
+        {"type": "integer", "minimum": 0, "maximum": 9999},
+        {"type": "string", "pattern": r"^( *[0-9]{1,4}(-[0-9]{1,4})? *(, *[0-9]{1,4}(-[0-9]{1,4})? *)*)?$"},
+    ]
+}
+Cores = Annotated[str, BeforeValidator(_read_cores), WithJsonSchema(_CORES_SCHEMA)]
 PowerOfTwo = Annotated[int, AfterValidator(_check_power_of_two)]
 Port = Annotated[int, Field(ge=0, le=MAX_PORT)]
 Seconds = Annotated[float, Field(gt=0, le=MAX_GOAL_S, allow_inf_nan=False)]
@@ -135,4 +168,3 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9-]{1,40}$")]
 IPAddress = Annotated[str, AfterValidator(_check_ip_address)]
 RayAddress = Annotated[str, AfterValidator(_check_ray_address)]
 OneForNow = Annotated[int, Field(ge=1, le=1024, json_schema_extra={"const": 1}), only(1)]
-FalseForNow = Annotated[bool, Field(json_schema_extra={"const": False}), only(False)]

@@ -1,8 +1,9 @@
-"""Which sequences a worker decodes in its next step, and which handoffs it makes room for.
+"""Which sequences a worker decodes in its next step, which give way, and which handoffs it makes room for.
 
 Pure. Knows counts, not tensors, peers or clocks.
 """
 
+from bisect import bisect_right
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,86 +11,156 @@ from numpy.typing import NDArray
 
 from twinpool.model.step import StepPlan, Wait
 
+ERRORS_RESERVED = 1.0  # standard deviations of the forecast's error that grants leave free
+
 
 @dataclass(frozen=True, slots=True)
 class DecodeView:
-    """Sequences decoding (N rows, oldest first) and handoffs that want blocks (M rows, oldest first).
+    """Sequences that hold blocks (N rows, oldest first) and handoffs that want blocks (M rows, oldest first).
 
     ``context_tokens`` counts tokens whose KV is stored; each decode step adds one. ``remaining_tokens`` is how many
-    more may be stored. Handoffs already granted count among the N, not ready.
+    more may be stored, ``expected_tokens`` how many more are likely to be: never more, and at least one for a row that
+    is ready. Handoffs already granted count among the N, not ready. ``busy_blocks`` become free or parked by
+    themselves, whatever this worker decodes.
     """
 
     context_tokens: NDArray[np.int64]  # [N]
     remaining_tokens: NDArray[np.int64]  # [N]
+    expected_tokens: NDArray[np.int64]  # [N]
     held_blocks: NDArray[np.int64]  # [N]
     is_ready: NDArray[np.bool_]  # [N] False: its KV is still arriving, or being computed here
     wanted_tokens: NDArray[np.int64]  # [M] tokens of KV to receive
     wanted_remaining: NDArray[np.int64]  # [M]
+    wanted_expected: NDArray[np.int64]  # [M]
+    error_tokens: float  # standard deviation of one row's expected tokens
     block_tokens: int
     total_blocks: int
     free_blocks: int
-    busy_blocks: int  # held by prompts being computed for others, and by sends under way: they come back by themselves
+    busy_blocks: int  # held by prompts being computed for others, and by sends under way
+    parked_blocks: int  # held by KV that is given up when asked to
     max_running: int
 
 
 def decide(view: DecodeView, now: float) -> StepPlan:  # noqa: ARG001 - the signature all batching policies share
-    """Decode every ready sequence that has a block for its next token; grant handoffs in order while all will fit.
+    """Decode every ready sequence that has a block for its next token; grant handoffs in order while all should fit.
 
-    Grants are always the first so many rows. Parked KV never stands in the way: what is missing is asked for as
-    ``demote_blocks``. Rows without a block sit out, youngest first, until the demotion has happened.
+    Grants are always the first so many rows, and there are none while a sequence here lacks a block. Parked KV never
+    stands in the way: what is missing is asked for as ``demote_blocks``. Rows without a block sit out, youngest first,
+    while that is cheaper than to preempt (see `_num_staying`).
     """
-    rows, missing = _rows_with_blocks(view)
-    grants, wait = _grants(view)
+    ready = np.flatnonzero(view.is_ready)
+    staying = ready[: _num_staying(view, ready)]
+    rows, missing = _rows_with_blocks(view, staying)
+    grants, wait = ((), Wait.DECODE_BLOCKS) if missing else _grants(view)
     needed = int(_blocks(view.wanted_tokens[: len(grants)], view.block_tokens).sum())
-    demote = max(0, missing + needed - max(0, view.free_blocks - _new_blocks(view, rows)))
-    if missing:
-        wait = Wait.DECODE_BLOCKS
-    repeat = int(view.remaining_tokens[list(rows)].min()) if rows and not grants and wait == Wait.NOTHING else 1
-    return StepPlan(decode_rows=rows, grants=grants, demote_blocks=demote, repeat=max(1, repeat), wait=wait)
+    demote = max(0, missing + needed - max(0, view.free_blocks - new_blocks(view, rows, 1)))
+    preempt = ready[len(staying) :][::-1]
+    return StepPlan(
+        decode_rows=tuple(rows.tolist()),
+        preempt=tuple(preempt.tolist()),
+        grants=grants,
+        demote_blocks=demote,
+        repeat=1 if len(preempt) or grants or wait else _repeat(view, rows),
+        wait=Wait.DECODE_PREEMPTED if len(preempt) else wait,
+    )
 
 
 def forecast_peak_blocks(view: DecodeView) -> int:
-    """The most blocks that the N rows can hold at once, if each runs to its limit.
+    """The most blocks that the N rows can hold at once, if each ends when expected.
 
     Ready rows go on together, one token a step, so their usage peaks just before one of them ends: only those moments
-    are looked at (the idea of Past-Future, ASPLOS'25, with limits in place of predicted lengths). Nobody knows when a
-    row that is not ready will begin, so it counts with all it may ever hold. Exact for the first, safe for the second.
+    are looked at (Past-Future, ASPLOS'25: with rows by falling length to go, the k-th moment has the first k alive).
+    Nobody knows when a row that is not ready will begin, so it counts with all it is expected to hold. Exact for the
+    first, safe for the second. O(N log N + N * block_tokens).
     """
-    ready = view.is_ready
-    waiting = _blocks((view.context_tokens + view.remaining_tokens)[~ready], view.block_tokens)
-    context, remaining = view.context_tokens[ready], view.remaining_tokens[ready]
-    if not len(context):
+    ready, size = view.is_ready, view.block_tokens
+    waiting = _blocks((view.context_tokens + view.expected_tokens)[~ready], size)
+    by_end = np.argsort(-view.expected_tokens[ready])
+    if not len(by_end):
         return int(waiting.sum())
-    ends = np.unique(remaining)
-    alive = remaining[None, :] >= ends[:, None]
-    held = _blocks(context[None, :] + ends[:, None], view.block_tokens)
-    return int((alive * held).sum(axis=1).max() + waiting.sum())
+    full, rest = np.divmod(view.context_tokens[ready][by_end], size)
+    steps, step_rest = np.divmod(view.expected_tokens[ready][by_end], size)
+    alive = np.arange(1, len(by_end) + 1)
+    # ceil((context + to go) / size), summed over the first k rows without an [N, N] table: the remainders add up to
+    # nothing, to at most one block, or to more than one.
+    none = np.where(step_rest == 0, np.cumsum(rest == 0), 0)
+    exceeds = np.cumsum(rest[:, None] > np.arange(size + 1), axis=0)  # [k, r]: of the first k rows, remainder above r
+    second = exceeds[alive - 1, size - step_rest]
+    held = np.cumsum(full) + alive * steps + alive - none + second
+    return int(held.max() + waiting.sum())
+
+
+def reserve_blocks(view: DecodeView) -> int:
+    """Blocks that the N rows may need above their forecast, as the lengths are only known by their distribution."""
+    return int(_reserves(view, 0)[0])
+
+
+def new_blocks(view: DecodeView, rows: NDArray[np.intp], num_steps: int) -> int:
+    """Blocks that ``rows`` take in their next ``num_steps`` steps."""
+    needed = _blocks(view.context_tokens[rows] + num_steps, view.block_tokens)
+    return int(np.maximum(0, needed - view.held_blocks[rows]).sum())
 
 
 def _blocks(tokens: NDArray[np.int64], block_tokens: int) -> NDArray[np.int64]:
     return -(-tokens // block_tokens)
 
 
-def _rows_with_blocks(view: DecodeView) -> tuple[tuple[int, ...], int]:
-    ready = np.flatnonzero(view.is_ready)[: view.max_running]
-    needs = view.context_tokens[ready] >= view.held_blocks[ready] * view.block_tokens
+def _wants_block(view: DecodeView, rows: NDArray[np.intp]) -> NDArray[np.bool_]:
+    return view.context_tokens[rows] >= view.held_blocks[rows] * view.block_tokens
+
+
+def _num_staying(view: DecodeView, ready: NDArray[np.intp]) -> int:
+    """How many of the ready rows, oldest first, keep their blocks: as many as can without holding up an older one.
+
+    A row may sit out for blocks that come back by themselves or for the asking (busy and parked ones): they do within
+    the time of a handoff, while a row that leaves pays at least for a handoff and computes its context again. The
+    youngest that stays may also sit out for longer: nobody older lacks what it holds, and its place in the queue would
+    be no better. The oldest always stays.
+    """
+    if not len(ready):
+        return 0
+    wants = _wants_block(view, ready)
+    needed_by_older: NDArray[np.int64] = np.cumsum(wants) - wants
+    given_back = np.cumsum(view.held_blocks[ready][::-1])[::-1] - view.held_blocks[ready]  # by all that are younger
+    coming = view.free_blocks + view.busy_blocks + view.parked_blocks
+    return int(np.flatnonzero(needed_by_older <= coming + given_back)[-1]) + 1
+
+
+def _rows_with_blocks(view: DecodeView, staying: NDArray[np.intp]) -> tuple[NDArray[np.intp], int]:
+    able = staying[: view.max_running]
+    needs = _wants_block(view, able)
     fits = np.cumsum(needs) <= view.free_blocks
-    chosen = ready[fits | ~needs]
-    return tuple(int(row) for row in chosen), int((needs & ~fits).sum())
-
-
-def _new_blocks(view: DecodeView, rows: tuple[int, ...]) -> int:
-    chosen = list(rows)
-    return int((view.context_tokens[chosen] >= view.held_blocks[chosen] * view.block_tokens).sum())
+    return able[fits | ~needs], int((needs & ~fits).sum())
 
 
 def _grants(view: DecodeView) -> tuple[tuple[int, ...], Wait]:
-    peak = forecast_peak_blocks(view) + view.busy_blocks
-    needs = _blocks(view.wanted_tokens + view.wanted_remaining, view.block_tokens)
-    for row, need in enumerate(needs.tolist()):
-        if len(view.context_tokens) + row >= view.max_running:
-            return tuple(range(row)), Wait.GRANT_SEQUENCES
-        peak += need
-        if peak > view.total_blocks:
-            return tuple(range(row)), Wait.GRANT_BLOCKS
-    return tuple(range(len(needs))), Wait.NOTHING
+    room = view.max_running - len(view.context_tokens)
+    promised = forecast_peak_blocks(view) + view.busy_blocks
+    needs = np.cumsum(_blocks(view.wanted_tokens + view.wanted_expected, view.block_tokens))
+    reserves = _reserves(view, len(needs))[1:]
+    num_fitting = int(np.argmin(np.append(promised + needs + reserves <= view.total_blocks, False)))
+    grants = tuple(range(min(num_fitting, max(0, room))))
+    if len(grants) == len(needs):
+        return grants, Wait.NOTHING
+    return grants, Wait.GRANT_SEQUENCES if room <= num_fitting else Wait.GRANT_BLOCKS
+
+
+def _reserves(view: DecodeView, num_wanted: int) -> NDArray[np.int64]:
+    """Blocks to leave free [num_wanted + 1], with 0, 1, ... of those that want to join.
+
+    Lengths are independent, so their errors add up by squares; none errs beyond its limit. Rounded down, so that a
+    sequence that fits alone is always let in when it is alone.
+    """
+    slack = (view.remaining_tokens - view.expected_tokens, (view.wanted_remaining - view.wanted_expected)[:num_wanted])
+    running, wanted = (np.minimum(ERRORS_RESERVED * view.error_tokens, tokens) ** 2 for tokens in slack)
+    errors = np.sqrt(running.sum() + np.append(0.0, np.cumsum(wanted)))
+    reserves: NDArray[np.int64] = (errors // view.block_tokens).astype(np.int64)
+    return reserves
+
+
+def _repeat(view: DecodeView, rows: NDArray[np.intp]) -> int:
+    """Steps until one of ``rows`` ends, or until they have taken all free blocks."""
+    if not len(rows):
+        return 1
+    most = range(1, max(1, int(view.remaining_tokens[rows].min())) + 1)
+    return max(1, bisect_right(most, view.free_blocks, key=lambda steps: new_blocks(view, rows, steps)))

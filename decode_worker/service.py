@@ -4,17 +4,33 @@ Owned by the engine thread. Decides nothing (see batching.py) and receives nothi
 references to blocks, and says what happened.
 """
 
-from bisect import insort
+from collections.abc import Sequence as Items
 from dataclasses import dataclass
+from enum import IntEnum
 
 import numpy as np
+from numpy.typing import NDArray
 
 from twinpool.core.messages import FinishReason
+from twinpool.core.sampling import TokenLogprobs
 from twinpool.decode_worker import batching
+from twinpool.decode_worker.age_table import AgeTable
 from twinpool.decode_worker.batching import DecodeView
+from twinpool.decode_worker.lengths import LengthHistory
 from twinpool.model.block_pool import BlockPool, RefKind
 from twinpool.model.sequence import Arrival, Key, Sequence, Token
 from twinpool.model.step import StepPlan
+
+
+class Column(IntEnum):
+    """What is kept of each sequence as an array; of one that wants to join, only what comes before HELD."""
+
+    CONTEXT = 0  # tokens whose KV is stored, or will be once it is ready
+    PROMPT = 1
+    LIMIT = 2  # of the answer
+    TURN = 3  # how many sequences wanted to join before
+    HELD = 4  # blocks
+    IS_READY = 5
 
 
 @dataclass(slots=True, eq=False)
@@ -23,6 +39,7 @@ class Wanted:
 
     sequence: Sequence
     is_local: bool
+    turn: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,25 +63,23 @@ class Row:
     is_ready: bool = False  # its KV is all here
     sealed: Sealed | None = None  # until its first token here is reported
 
-    @property
-    def context_tokens(self) -> int:
-        return self.sequence.num_computed if self.is_ready else len(self.sequence.token_ids)
-
 
 class DecodeService:
-    """Running rows in order of arrival here, and the queue of those that want to join, in order of age."""
+    """Rows that hold blocks and the queue of those that want to join, both in order of age."""
 
     def __init__(self, pool: BlockPool, *, max_running: int) -> None:
         self._pool = pool
         self._max_running = max_running
-        self._rows: list[Row] = []
-        self._wanted: list[Wanted] = []
+        self._rows = AgeTable[Row](len(Column))
+        self._wanted = AgeTable[Wanted](Column.HELD)
+        self._num_came = 0
+        self.lengths = LengthHistory()
 
     # --- what the engine sees -------------------------------------------------------------------------------------
 
     @property
     def num_running(self) -> int:
-        return sum(row.is_ready for row in self._rows)
+        return int(self._rows.columns[Column.IS_READY].sum())
 
     @property
     def num_wanted(self) -> int:
@@ -72,54 +87,72 @@ class DecodeService:
 
     @property
     def context_tokens(self) -> int:
-        return sum(row.context_tokens for row in self._rows)
+        return int(self._rows.columns[Column.CONTEXT].sum())
 
     @property
     def wanted_blocks(self) -> int:
-        """What the queued ones will hold at their end."""
-        return sum(-(-w.sequence.request.peak_tokens // self._pool.block_tokens) for w in self._wanted)
+        """What the queued ones are expected to hold at their end."""
+        tokens = self._wanted.columns[Column.CONTEXT] + self._expected(self._wanted.columns, 0)
+        return int((-(-tokens // self._pool.block_tokens)).sum())
 
     @property
     def is_idle(self) -> bool:
-        return not self._rows and not self._wanted
+        return not len(self._rows) and not len(self._wanted)
 
     def peak_blocks(self) -> int:
-        """Forecast of the most blocks that the rows will hold at once."""
-        return batching.forecast_peak_blocks(self.view(busy_blocks=0))
+        """Forecast of the most blocks that the rows will hold at once, and what it may be wrong by."""
+        view = self.view(busy_blocks=0, parked_blocks=0)
+        return batching.forecast_peak_blocks(view) + batching.reserve_blocks(view)
 
-    def sequence(self, row: int) -> Sequence:
-        return self._rows[row].sequence
+    def rows(self, indices: Items[int]) -> list[Row]:
+        """Rows of the view; a decision's indices hold until a row comes or goes."""
+        return [self._rows[index] for index in indices]
 
-    def blocks_for(self, rows: tuple[int, ...]) -> int:
-        """New blocks that one step of these rows takes."""
-        return sum(self._wants_block(self._rows[row].sequence) for row in rows)
-
-    def _wants_block(self, sequence: Sequence) -> bool:
-        return sequence.num_computed >= len(sequence.block_ids) * self._pool.block_tokens
+    def check(self) -> None:
+        """Recompute what is kept for speed; AssertionError if it differs. Not while a step is under way."""
+        self._rows.check()
+        self._wanted.check()
+        self.lengths.check()
+        for row, numbers in zip(self._rows, self._rows.columns.T.tolist(), strict=True):
+            sequence = row.sequence
+            context = sequence.num_computed if row.is_ready else len(sequence.token_ids)
+            held = [len(sequence.block_ids), int(row.is_ready)]
+            assert numbers == [*_numbers(sequence, context, numbers[Column.TURN]), *held]
+        for wanted, numbers in zip(self._wanted, self._wanted.columns.T.tolist(), strict=True):
+            assert tuple(numbers) == _numbers(wanted.sequence, len(wanted.sequence.token_ids), wanted.turn)
 
     # --- decide ---------------------------------------------------------------------------------------------------
 
-    def decide(self, now: float, *, busy_blocks: int) -> StepPlan:
-        """Ask the policy for this step's rows and grants."""
-        return batching.decide(self.view(busy_blocks), now)
+    def decide(self, now: float, *, busy_blocks: int, parked_blocks: int) -> StepPlan:
+        """Ask the policy for this step's rows and grants, and for rows to give up."""
+        return batching.decide(self.view(busy_blocks, parked_blocks), now)
 
-    def view(self, busy_blocks: int) -> DecodeView:
-        rows, wanted = self._rows, [w.sequence for w in self._wanted]
-        context = [row.context_tokens for row in rows]
-        peaks = [row.sequence.request.peak_tokens for row in rows]
+    def view(self, busy_blocks: int, parked_blocks: int) -> DecodeView:
+        """What the policy looks at; good until anything changes here."""
+        rows, wanted = self._rows.columns, self._wanted.columns
+        is_ready = rows[Column.IS_READY]
         return DecodeView(
-            context_tokens=np.array(context, dtype=np.int64),
-            remaining_tokens=np.array(peaks, dtype=np.int64) - np.array(context, dtype=np.int64),
-            held_blocks=np.array([len(row.sequence.block_ids) for row in rows], dtype=np.int64),
-            is_ready=np.array([row.is_ready for row in rows], dtype=np.bool_),
-            wanted_tokens=np.array([len(s.token_ids) for s in wanted], dtype=np.int64),
-            wanted_remaining=np.array([s.request.peak_tokens - len(s.token_ids) for s in wanted], dtype=np.int64),
+            context_tokens=rows[Column.CONTEXT],
+            remaining_tokens=_remaining(rows, rows[Column.LIMIT]),
+            expected_tokens=self._expected(rows, is_ready),
+            held_blocks=rows[Column.HELD],
+            is_ready=is_ready.astype(np.bool_),
+            wanted_tokens=wanted[Column.CONTEXT],
+            wanted_remaining=_remaining(wanted, wanted[Column.LIMIT]),
+            wanted_expected=self._expected(wanted, 0),
+            error_tokens=self.lengths.error_tokens,
             block_tokens=self._pool.block_tokens,
             total_blocks=self._pool.num_blocks,
             free_blocks=self._pool.num_free,
             busy_blocks=busy_blocks,
+            parked_blocks=parked_blocks,
             max_running=self._max_running,
         )
+
+    def _expected(self, columns: NDArray[np.int64], is_ready: NDArray[np.int64] | int) -> NDArray[np.int64]:
+        """Tokens still to store, by the lengths of earlier answers; a row that is ready has a token not yet stored."""
+        written = columns[Column.CONTEXT] - columns[Column.PROMPT] + is_ready
+        return _remaining(columns, self.lengths.predict(written, columns[Column.LIMIT], columns[Column.TURN]))
 
     def _prompt_blocks(self, sequence: Sequence) -> int:
         return -(-len(sequence.token_ids) // self._pool.block_tokens)
@@ -128,37 +161,42 @@ class DecodeService:
 
     def want(self, sequence: Sequence, *, is_local: bool) -> None:
         """Queue for blocks."""
-        insort(self._wanted, Wanted(sequence, is_local), key=lambda w: w.sequence.age_order)
+        wanted = Wanted(sequence, is_local, self._num_came)
+        self._num_came += 1
+        self._wanted.add(wanted, sequence.age_order, _numbers(sequence, len(sequence.token_ids), wanted.turn))
 
-    def grant_first(self, keep_blocks: int) -> Row | None:
+    def grant_first(self) -> Row | None:
         """Give the oldest queued sequence the blocks of its prompt, cached ones first, as a row.
 
-        Returns None, with nothing changed, while parked blocks have yet to be given up for it: ``keep_blocks`` free
-        ones are for the rows that decode in this step.
+        Returns None, with nothing changed, while parked blocks have yet to be given up for it.
         """
         wanted = self._wanted[0]
         sequence, pool = wanted.sequence, self._pool
         kind = RefKind.SEQUENCE if wanted.is_local else RefKind.TRANSFER
-        reusable = (len(sequence.token_ids) - 1) // pool.block_tokens
+        num_full = (len(sequence.token_ids) - 1) // pool.block_tokens
+        reusable = sequence.reusable_blocks(pool.block_tokens) if wanted.is_local else num_full
         cached = pool.acquire_prefix(sequence.hashes, reusable, kind)
         missing = self._prompt_blocks(sequence) - len(cached)
-        if missing > pool.num_free - keep_blocks:
+        if missing > pool.num_free:
             pool.release(cached, kind)
             return None
         fresh = pool.allocate(missing, kind)
-        del self._wanted[0]
+        self._wanted.remove(wanted)
         sequence.block_ids = cached + fresh
         sequence.num_published = len(cached)
         sequence.num_computed = sequence.cached_tokens = len(cached) * pool.block_tokens
         row = Row(sequence, wanted.is_local)
-        self._rows.append(row)
+        numbers = _numbers(sequence, len(sequence.token_ids), wanted.turn)
+        self._rows.add(row, sequence.age_order, (*numbers, len(sequence.block_ids), 0))
         return row
 
-    def reserve_next(self, row: int) -> None:
-        """Make sure that the next token of ``row`` has a block."""
-        sequence = self._rows[row].sequence
-        if self._wants_block(sequence):
-            sequence.block_ids += self._pool.allocate(1, RefKind.SEQUENCE)
+    def reserve_next(self, rows: list[Row]) -> None:
+        """Make sure that the next token of each of ``rows`` has a block."""
+        for row in rows:
+            sequence = row.sequence
+            if sequence.num_computed >= len(sequence.block_ids) * self._pool.block_tokens:
+                sequence.block_ids += self._pool.allocate(1, RefKind.SEQUENCE)
+                self._rows.columns[Column.HELD, self._rows.index(row)] += 1
 
     def adopt(self, key: Key, sealed: Sealed) -> bool:
         """All KV of a handoff has arrived and been verified: the row decodes from the next step on."""
@@ -171,35 +209,64 @@ class DecodeService:
         sequence.num_computed = len(sequence.token_ids)
         sequence.publish_full_blocks(self._pool)
         sequence.token_ids.append(sealed.first_token)
-        row.sealed, row.is_ready = sealed, True
+        row.sealed = sealed
+        self._set_ready(row)
         return True
 
     def local_ready(self, key: Key) -> None:
         """The prompt of a local row is computed, and its first token appended."""
         row = self._find(key)
         assert row is not None
+        self._set_ready(row)
+
+    def _set_ready(self, row: Row) -> None:
         row.is_ready = True
+        self._rows.columns[Column.IS_READY, self._rows.index(row)] = 1
 
     # --- apply ----------------------------------------------------------------------------------------------------
 
-    def apply(self, row_index: int, token_id: int, finish: FinishReason | None, step_s: float) -> Token:
-        """Book one decode step of a row, whose token was just appended to its sequence."""
-        row = self._rows[row_index]
+    def stepped(self, rows: list[Row]) -> None:
+        """One decode step of ``rows`` has run; `apply` follows for each that has a token."""
+        chosen = set(map(id, rows))
+        self._rows.columns[Column.CONTEXT] += np.array([id(row) in chosen for row in self._rows], np.int64)
+
+    def apply(
+        self,
+        row: Row,
+        token_id: int,
+        finish: FinishReason | None,
+        step_s: float,
+        logprobs: TokenLogprobs | None = None,
+    ) -> Token:
+        """Book a row's token, just appended to its sequence. With the last one, the row leaves."""
         sequence = row.sequence
         sequence.num_computed += 1
         sequence.publish_full_blocks(self._pool)
         arrival, row.sealed = _arrival(row.sealed, step_s), None
         index = sequence.next_index - 1
-        return Token(sequence.key, sequence.gateway_id, index, token_id, finish, handoff=arrival)
+        if finish is not None:
+            self.end(sequence.key)
+        return Token(sequence.key, sequence.gateway_id, index, token_id, finish, handoff=arrival, logprobs=logprobs)
+
+    def end(self, key: Key) -> None:
+        """As ``drop``, of an answer that is complete: its length is remembered."""
+        row = self._find(key)
+        if row is not None:
+            self.lengths.add(row.sequence.next_index)
+            self._leave(row)
 
     def drop(self, key: Key) -> None:
         """Forget a row or a queued sequence and give its blocks back. Idempotent."""
-        self._wanted = [wanted for wanted in self._wanted if wanted.sequence.key != key]
+        for wanted in [wanted for wanted in self._wanted if wanted.sequence.key == key]:
+            self._wanted.remove(wanted)
         row = self._find(key)
         if row is not None:
-            kind = RefKind.SEQUENCE if row.is_local or row.is_ready else RefKind.TRANSFER
-            self._pool.release(row.sequence.block_ids, kind)
-            self._rows.remove(row)
+            self._leave(row)
+
+    def _leave(self, row: Row) -> None:
+        kind = RefKind.SEQUENCE if row.is_local or row.is_ready else RefKind.TRANSFER
+        self._pool.release(row.sequence.block_ids, kind)
+        self._rows.remove(row)
 
     def cancel(self, key: Key) -> None:
         """As ``drop``, but blocks that a handoff still writes stay until the handoff says that it stopped."""
@@ -209,6 +276,17 @@ class DecodeService:
 
     def _find(self, key: Key) -> Row | None:
         return next((row for row in self._rows if row.sequence.key == key), None)
+
+
+def _numbers(sequence: Sequence, context_tokens: int, turn: int) -> tuple[int, int, int, int]:
+    request = sequence.request
+    return context_tokens, request.num_prompt_tokens, request.sampling.max_tokens, turn
+
+
+def _remaining(columns: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Tokens still to store of answers that end at ``lengths`` tokens; the last of an answer never is stored."""
+    remaining: NDArray[np.int64] = columns[Column.PROMPT] + lengths - 1 - columns[Column.CONTEXT]
+    return remaining
 
 
 def _arrival(sealed: Sealed | None, step_s: float) -> Arrival | None:

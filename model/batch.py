@@ -4,14 +4,14 @@ Flat (packed) batches with no padding, as in Prepacking. Knows numpy, not torch,
 and the simulator can share it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from twinpool.core.messages import SamplingParams
+from twinpool.core.sampling import SamplingParams, TokenLogprobs
 from twinpool.model.kv_layout import KVCache
 
 OnLayers = Callable[[int, int], None]
@@ -27,6 +27,17 @@ class SampleRow:
     sampling: SamplingParams  # seed is set
     index: int  # position in the answer, from 0: the counter of the noise
     choice: int = 0
+    context: Sequence[int] = ()  # all tokens so far, the prompt's and the answer's; the last `index` are the answer's
+    forbidden_ids: tuple[int, ...] = ()  # may not be chosen now
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRow:
+    """Prompt tokens to score: the first new tokens of sequence ``row`` say how probable ``targets`` are."""
+
+    row: int
+    targets: tuple[int, ...]  # targets[i] follows the sequence's new token i in the prompt
+    num_top: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +53,7 @@ class Batch:
     context_lens: NDArray[np.int32]  # [S] tokens whose KV exists after this step
     block_tables: tuple[NDArray[np.int64], ...]  # S arrays, each of at least ceil(context_len / block_tokens) ids
     samples: tuple[SampleRow, ...]
+    scores: tuple[ScoreRow, ...] = ()
 
     @property
     def num_tokens(self) -> int:
@@ -50,6 +62,15 @@ class Batch:
     @property
     def num_sequences(self) -> int:
         return len(self.context_lens)
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What one step found: Q sampled rows, and the prompt tokens that it was asked to score."""
+
+    token_ids: NDArray[np.int64]  # [Q] sampled, or NO_TOKEN
+    logprobs: tuple[TokenLogprobs | None, ...]  # Q: of the sampled tokens; None where not asked for, or no token
+    scores: tuple[tuple[TokenLogprobs, ...], ...] = ()  # one for each of ``batch.scores``
 
 
 class Runner(Protocol):
@@ -61,8 +82,8 @@ class Runner(Protocol):
     eos_token_ids: tuple[int, ...]
     layers_per_group: int
 
-    def run(self, batch: Batch, on_layers: OnLayers | None = None) -> NDArray[np.int64]:
-        """Compute one step and return the sampled ids, or NO_TOKEN, one for each of ``batch.samples``.
+    def run(self, batch: Batch, on_layers: OnLayers | None = None) -> StepResult:
+        """Compute one step, sample a token for each of ``batch.samples``, and score ``batch.scores``.
 
         ``on_layers(first, end)`` is called as soon as the KV of layers ``[first, end)`` is written for the whole batch,
         in order, ``layers_per_group`` at a time; the caller may hand those bytes to a link at once.

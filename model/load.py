@@ -28,4 +28,6 @@ def load_runner(config: WorkerConfig) -> Runner:
         block_tokens=config.block_tokens,
         dtype=config.dtype,
         threads=config.threads,
+        deterministic=config.deterministic,
+        quantization=config.quantization,
     )

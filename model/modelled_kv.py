@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from twinpool.core.messages import SamplingParams
+from twinpool.core.sampling import SamplingParams
 from twinpool.model.modelled_shape import ModelledShape
 
 Words = NDArray[np.uint64]
@@ -63,12 +63,26 @@ def read_weights(first: int, end: int, shape: ModelledShape) -> Words:
     return factors.reshape(end - first, shape.num_layers, shape.layer_words)
 
 
-def choose_token(digest: int, sampling: SamplingParams, index: int, choice: int, vocab_size: int) -> int:
-    """The next token after a context; a function of its digest and, unless greedy, of (seed, choice, index)."""
+def choose_token(
+    digest: int,
+    sampling: SamplingParams,
+    index: int,
+    choice: int,
+    vocab_size: int,
+    forbidden_ids: tuple[int, ...] = (),
+) -> int:
+    """The next token after a context; a function of its digest and, unless greedy, of (seed, choice, index).
+
+    A forbidden id gives way to the next one that is not. All else that sampling asks for changes nothing: a modelled
+    model is always certain.
+    """
     if sampling.temperature > 0:
         assert sampling.seed is not None
         digest ^= mix_one(sampling.seed ^ mix_one((choice << 32 | index) + 1))
-    return mix_one(digest) % vocab_size
+    token_id = mix_one(digest) % vocab_size
+    return next(
+        (token_id + i) % vocab_size for i in range(vocab_size) if (token_id + i) % vocab_size not in forbidden_ids
+    )
 
 
 def oracle_tokens(

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinpool.core.errors import SpecError
-from twinpool.model.batch import Batch, OnLayers
+from twinpool.core.sampling import TokenLogprobs
+from twinpool.model.batch import Batch, OnLayers, StepResult
 from twinpool.model.kv_layout import KVCache, KVLayout
 from twinpool.model.modelled_kv import (
     START_STATE,
@@ -89,7 +90,7 @@ class ModelledRunner:
         self._words = words.reshape(*words.shape[:2], 2 * layout.num_kv_heads, block_tokens, head_words)
         self._weights = self._words[:0]
 
-    def run(self, batch: Batch, on_layers: OnLayers | None = None) -> NDArray[np.int64]:
+    def run(self, batch: Batch, on_layers: OnLayers | None = None) -> StepResult:
         """Write the batch's KV, take the time that would take, group by group, and sample from what is stored.
 
         ``on_layers`` is called when a group's share of the time is over.
@@ -109,7 +110,14 @@ class ModelledRunner:
             self._sleep_until(started_s + step_s * end / num_layers)
             if on_layers is not None:
                 on_layers(first, end)
-        return token_ids
+        return StepResult(
+            token_ids,
+            tuple(
+                None if sample.sampling.logprobs is None else _certain(token_id)
+                for sample, token_id in zip(batch.samples, token_ids.tolist(), strict=True)
+            ),
+            tuple(tuple(_certain(token_id) for token_id in score.targets) for score in batch.scores),
+        )
 
     def _states(self, batch: Batch, positions: NDArray[np.int64]) -> Words:
         """State of each of the batch's tokens [T]: what is stored of its sequence, and what tokens since then add."""
@@ -135,7 +143,14 @@ class ModelledRunner:
         digests = {row: self._digest(batch.block_tables[row], int(batch.context_lens[row])) for row in rows}
         return np.array(
             [
-                choose_token(digests[sample.row], sample.sampling, sample.index, sample.choice, self.vocab_size)
+                choose_token(
+                    digests[sample.row],
+                    sample.sampling,
+                    sample.index,
+                    sample.choice,
+                    self.vocab_size,
+                    sample.forbidden_ids,
+                )
                 for sample in batch.samples
             ],
             np.int64,
@@ -166,6 +181,11 @@ class ModelledRunner:
         remaining_s = deadline_s - self._clock()
         if remaining_s > 0:
             self._sleep(remaining_s)
+
+
+def _certain(token_id: int) -> TokenLogprobs:
+    """A modelled model never hesitates."""
+    return TokenLogprobs(token_id, 0.0)
 
 
 def _locate(batch: Batch, block_tokens: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -4,25 +4,37 @@ Knows what a Batch says and nothing of requests, block ownership or peers.
 """
 
 from collections.abc import Callable
+from itertools import islice
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from twinpool.core.errors import SpecError
+from twinpool.core.sampling import TokenLogprobs
+from twinpool.kernels.linear import UnstableOrderError
 from twinpool.kernels.paged_attention import plan_attention
-from twinpool.model.batch import Batch, OnLayers
+from twinpool.model.batch import Batch, OnLayers, StepResult
 from twinpool.model.config import load_model_config
-from twinpool.model.decoder import Decoder, make_rotary
+from twinpool.model.decoder import Decoder
 from twinpool.model.kv_cache import TorchKVCache, count_blocks
 from twinpool.model.kv_layout import KVCache, KVLayout
-from twinpool.model.sampling import sample
-from twinpool.model.weights import choose_dtype, load_weights
+from twinpool.model.logprobs import Wanted, logprobs_in_slices
+from twinpool.model.rope import make_rotary
+from twinpool.model.sampling import sample, sampled_logprobs
+from twinpool.model.weights import choose_arithmetic, choose_dtype, load_weights
 
 
 class TorchRunner:
     """The Runner protocol over a Decoder and a TorchKVCache. One thread calls ``run``; any thread may use ``cache``."""
 
-    def __init__(self, decoder: Decoder, cache: TorchKVCache, max_model_len: int, layers_per_group: int) -> None:
+    def __init__(
+        self,
+        decoder: Decoder,
+        cache: TorchKVCache,
+        max_model_len: int,
+        layers_per_group: int,
+        deterministic: bool = False,
+    ) -> None:
         self.cache: KVCache = cache
         self._pool = cache.tensor
         self.config = decoder.config
@@ -31,6 +43,7 @@ class TorchRunner:
         self.eos_token_ids = decoder.config.eos_token_ids
         self.layers_per_group = layers_per_group
         self._decoder = decoder
+        self._deterministic = deterministic
 
     @classmethod
     def load(
@@ -42,6 +55,8 @@ class TorchRunner:
         block_tokens: int,
         dtype: str = "auto",
         threads: int = 1,
+        deterministic: bool = False,
+        quantization: str = "none",
         layers_per_group: int | None = None,
     ) -> "TorchRunner":
         """Load a Hugging Face directory or ``dummy:<shape>``.
@@ -55,14 +70,19 @@ class TorchRunner:
         torch.set_num_threads(threads)
         config = load_model_config(path)
         dtype = choose_dtype(path, config, dtype)
-        weights, identity = load_weights(path, config, dtype)
+        arithmetic = choose_arithmetic(deterministic, quantization)
+        try:
+            weights, identity = load_weights(path, config, dtype, arithmetic=arithmetic)
+        except UnstableOrderError as error:
+            raise SpecError(f"model.deterministic: {error}") from error
         layout = KVLayout(config.num_layers, config.num_kv_heads, block_tokens, config.head_dim, dtype, identity)
         cache = TorchKVCache(layout, count_blocks(layout, kv_bytes))
-        decoder = Decoder(config, weights, make_rotary(config, max_model_len, weights.embedding.dtype))
-        return cls(decoder, cache, max_model_len, layers_per_group or -(-config.num_layers // 4))
+        rotary = make_rotary(config, max_model_len, weights.embedding.dtype)
+        decoder = Decoder(config, weights, rotary, deterministic)
+        return cls(decoder, cache, max_model_len, layers_per_group or -(-config.num_layers // 4), deterministic)
 
     @torch.inference_mode()
-    def run(self, batch: Batch, on_layers: OnLayers | None = None) -> NDArray[np.int64]:
+    def run(self, batch: Batch, on_layers: OnLayers | None = None) -> StepResult:
         """Compute one step; see ``Runner.run``.
 
         An id is ``NO_TOKEN`` where that row's logits were not finite.
@@ -72,15 +92,33 @@ class TorchRunner:
                 exist. Nothing was written.
         """
         plan = plan_attention(
-            batch.cu_seqlens, batch.context_lens, batch.block_tables, self._pool, self._decoder.config.num_heads
+            batch.cu_seqlens,
+            batch.context_lens,
+            batch.block_tables,
+            self._pool,
+            self.config.num_heads,
+            self.config.windows,
+            self._deterministic,
         )
         on_written = None if on_layers is None else self._by_group(on_layers)
         hidden_TC = self._decoder.compute(torch.from_numpy(batch.token_ids), self._pool, plan, on_written)
+        scores = self._score(hidden_TC, batch)
         if not batch.samples:
-            return np.empty(0, dtype=np.int64)
+            return StepResult(np.empty(0, dtype=np.int64), (), scores)
         last_rows = batch.cu_seqlens[[row.row + 1 for row in batch.samples]] - 1
         logits_QV = self._decoder.logits(hidden_TC[torch.from_numpy(last_rows.astype(np.int64))])
-        return sample(logits_QV, batch.samples).numpy()
+        token_ids = sample(logits_QV, batch.samples).numpy()
+        return StepResult(token_ids, sampled_logprobs(logits_QV, batch.samples, token_ids.tolist()), scores)
+
+    def _score(self, hidden_TC: torch.Tensor, batch: Batch) -> tuple[tuple[TokenLogprobs, ...], ...]:
+        """How probable the prompt tokens of ``batch.scores`` are; logits exist for a slice of them at a time."""
+        wanted = [
+            Wanted(int(batch.cu_seqlens[score.row]) + i, target, score.num_top)
+            for score in batch.scores
+            for i, target in enumerate(score.targets)
+        ]
+        found = iter(logprobs_in_slices(wanted, lambda at_S: self._decoder.logits(hidden_TC[at_S])))
+        return tuple(tuple(islice(found, len(score.targets))) for score in batch.scores)
 
     def _by_group(self, on_layers: OnLayers) -> Callable[[int], None]:
         """Turn layers, one after another, into groups of ``layers_per_group``; the last may be smaller."""

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from twinpool.core.messages import FinishReason, Request
-from twinpool.model.batch import SampleRow
+from twinpool.core.sampling import TokenLogprobs
+from twinpool.model.batch import SampleRow, ScoreRow
 from twinpool.model.block_hash import extend_block_hashes
 from twinpool.model.block_pool import BlockPool
 
@@ -33,6 +34,7 @@ class Sequence:
     cached_tokens: int = 0  # of the prompt, taken from the prefix cache
     root: bytes = b""  # of the hash chain: what the KV depends on beside the tokens
     hashes: list[bytes] = field(default_factory=list)  # of the leading full blocks
+    prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)  # as far as computed, where asked for
 
     @property
     def key(self) -> Key:
@@ -53,9 +55,29 @@ class Sequence:
         """Tokens whose KV may still be stored; the last token of an answer never is."""
         return self.request.peak_tokens - self.num_computed
 
-    def sample_row(self, row: int) -> SampleRow:
+    def reusable_blocks(self, block_tokens: int) -> int:
+        """Leading blocks whose KV may come from a cache: at least one token is computed, for its logits.
+
+        A prompt that is to be scored needs the logits of every token.
+        """
+        return 0 if self.request.wants_prompt_logprobs else (len(self.token_ids) - 1) // block_tokens
+
+    def sample_row(self, row: int, eos_token_ids: tuple[int, ...]) -> SampleRow:
         """Ask for this sequence's next token from row ``row`` of a batch."""
-        return SampleRow(row, self.request.sampling, self.next_index)
+        sampling, index = self.request.sampling, self.next_index
+        forbidden: tuple[int, ...] = ()
+        if index < sampling.min_tokens:
+            forbidden = sampling.stop_token_ids + (() if sampling.ignore_eos else eos_token_ids)
+        return SampleRow(row, sampling, index, self.request.choice, self.token_ids, forbidden)
+
+    def score_row(self, row: int, num_new: int) -> ScoreRow | None:
+        """Ask how probable the prompt's tokens after the next ``num_new`` computed ones are; None: not wanted."""
+        num_top = self.request.sampling.prompt_logprobs
+        if num_top is None or not self.request.wants_prompt_logprobs:
+            return None
+        first = self.num_computed + 1
+        end = min(first + num_new, self.request.num_prompt_tokens)
+        return ScoreRow(row, tuple(self.token_ids[first:end]), num_top) if first < end else None
 
     def finish_reason(self, eos_token_ids: tuple[int, ...], max_model_len: int) -> FinishReason | None:
         """Whether the last token of ``token_ids`` ends the answer."""
@@ -90,6 +112,8 @@ class Token:
     prefill_s: float | None = None
     cached_tokens: int = 0
     handoff: "Arrival | None" = None  # with the first token after a handoff
+    logprobs: TokenLogprobs | None = None  # where asked for
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()  # with index 0, where asked for
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from twinpool.model.config import load_model_config
+from twinpool.model.config import ModelConfig, load_model_config
 from twinpool.model.kv_layout import ITEM_BYTES
 from twinpool.model.modelled_shape import PREFIX, modelled_shape
 
@@ -12,12 +12,12 @@ class ModelShape:
     """The numbers that requests are checked against."""
 
     vocab_size: int
-    max_position_embeddings: int
+    max_position_embeddings: int  # with what rope scaling adds
     kv_token_bytes: int  # one token over all layers, as kept
-    weight_bytes: int
+    weight_bytes: int  # of weights kept, in every form
 
 
-def load_shape(path: str, dtype: str) -> ModelShape:
+def load_shape(path: str, dtype: str, quantization: str = "none") -> ModelShape:
     """Read the shape of an HF directory, or of a ``dummy:`` or ``modelled:`` one.
 
     Raises:
@@ -29,5 +29,12 @@ def load_shape(path: str, dtype: str) -> ModelShape:
     config = load_model_config(path)
     item_bytes = ITEM_BYTES[config.dtype if dtype == "auto" else dtype]
     per_token = 2 * config.num_layers * config.num_kv_heads * config.head_dim * item_bytes
-    weight_bytes = config.num_parameters * item_bytes
-    return ModelShape(config.vocab_size, config.max_position_embeddings, per_token, weight_bytes)
+    weight_bytes = _count_weight_bytes(config, item_bytes, quantization)
+    return ModelShape(config.vocab_size, config.max_context, per_token, weight_bytes)
+
+
+def _count_weight_bytes(config: ModelConfig, item_bytes: int, quantization: str) -> int:
+    """Beside the embedding all is multiplied by: a tied head is a packed copy, and int8 keeps a byte more of each."""
+    embedding = config.vocab_size * config.hidden_size
+    multiplied = config.num_parameters - (0 if config.tie_word_embeddings else embedding)
+    return embedding * item_bytes + multiplied * (item_bytes + (quantization == "int8"))

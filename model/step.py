@@ -12,7 +12,8 @@ class Wait(StrEnum):
     PREFILL_PARKED = "prefill waits because finished KV is parked for full decode workers"
     GRANT_BLOCKS = "handoffs wait for blocks above the forecast of running sequences"
     GRANT_SEQUENCES = "handoffs wait for a running sequence to end"
-    DECODE_BLOCKS = "sequences wait for parked blocks to be given up"
+    DECODE_BLOCKS = "sequences wait for blocks that come back"
+    DECODE_PREEMPTED = "the youngest sequences made room for older ones"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,7 @@ class StepPlan:
 
     chunks: tuple[Chunk, ...] = ()
     decode_rows: tuple[int, ...] = ()
+    preempt: tuple[int, ...] = ()  # give up their blocks, youngest first
     grants: tuple[int, ...] = ()
     demote_blocks: int = 0  # parked blocks to give up, youngest first
     repeat: int = 1

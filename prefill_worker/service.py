@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from twinpool.core.messages import FinishReason
+from twinpool.core.sampling import TokenLogprobs
 from twinpool.model.block_pool import BlockPool, RefKind
 from twinpool.model.sequence import Key, Sequence, Token
 from twinpool.model.step import StepPlan
@@ -146,7 +147,7 @@ class PrefillService:
 
     def _take_blocks(self, sequence: Sequence) -> None:
         pool, num_tokens = self._pool, len(sequence.token_ids)
-        reusable = (num_tokens - 1) // pool.block_tokens  # at least one token is computed, for its logits
+        reusable = sequence.reusable_blocks(pool.block_tokens)
         sequence.block_ids = pool.acquire_prefix(sequence.hashes, reusable, RefKind.SEQUENCE)
         sequence.num_published = len(sequence.block_ids)
         sequence.num_computed = sequence.cached_tokens = len(sequence.block_ids) * pool.block_tokens
@@ -185,7 +186,14 @@ class PrefillService:
         prompt.chunk_tokens = 0
         sequence.publish_full_blocks(self._pool)
 
-    def finish(self, prompt: Prompt, token_id: int, finish: FinishReason | None, now: float) -> Token:
+    def finish(
+        self,
+        prompt: Prompt,
+        token_id: int,
+        finish: FinishReason | None,
+        now: float,
+        logprobs: TokenLogprobs | None = None,
+    ) -> Token:
         """Book the first token: the prompt leaves the queue; unless local, its blocks only wait for the send."""
         sequence = prompt.sequence
         assert prompt.started_s is not None
@@ -198,6 +206,8 @@ class PrefillService:
             queue_s=prompt.started_s - sequence.arrival_s,
             prefill_s=now - prompt.started_s,
             cached_tokens=sequence.cached_tokens,
+            logprobs=logprobs,
+            prompt_logprobs=tuple(sequence.prompt_logprobs),
         )
         self._prompts.remove(prompt)
         if not prompt.is_local:

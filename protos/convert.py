@@ -7,7 +7,8 @@ all of them. Prompts are not converted here: only a gateway can tokenise them.
 import math
 
 from twinpool.core.errors import Internal, InvalidRequest
-from twinpool.core.messages import FailureKind, FinishReason, Goal, Request, SamplingParams, WorkerAddress
+from twinpool.core.messages import FailureKind, FinishReason, Goal, Request, WorkerAddress
+from twinpool.core.sampling import SamplingParams, TokenLogprobs
 from twinpool.protos.twinpool.v1 import generation_pb2, worker_pb2
 
 SAMPLING_SCALARS = (
@@ -22,6 +23,7 @@ SAMPLING_SCALARS = (
     "frequency_penalty",
     "ignore_eos",
     "logprobs",
+    "prompt_logprobs",
     "n",
     "seed",
 )
@@ -44,7 +46,7 @@ _FAILURE_FROM_PROTO = {number: kind for kind, number in _FAILURE_TO_PROTO.items(
 
 
 def sampling_to_proto(params: SamplingParams) -> generation_pb2.SamplingParams:
-    """Return the message with every field set; only ``seed`` and ``logprobs`` of None stay unset."""
+    """Return the message with every field set; only those of None stay unset."""
     message = generation_pb2.SamplingParams(stop=params.stop, stop_token_ids=params.stop_token_ids)
     for name in SAMPLING_SCALARS:
         value = getattr(params, name)
@@ -56,7 +58,7 @@ def sampling_to_proto(params: SamplingParams) -> generation_pb2.SamplingParams:
 
 
 def sampling_from_proto(message: generation_pb2.SamplingParams) -> SamplingParams:
-    """Return the checked parameters; unset fields take the defaults of core/messages.py.
+    """Return the checked parameters; unset fields take the defaults of core/sampling.py.
 
     Raises:
         InvalidRequest: a field is outside its limits; it is named as ``sampling.<field>``.
@@ -100,6 +102,7 @@ def request_to_proto(request: Request) -> worker_pb2.RequestSpec:
         priority=request.priority,
         age_s=request.age_s,
         tenant_salt=request.tenant_salt,
+        choice=request.choice,
     )
 
 
@@ -134,6 +137,26 @@ def request_from_proto(spec: worker_pb2.RequestSpec) -> Request:
         priority=spec.priority,
         age_s=spec.age_s,
         tenant_salt=spec.tenant_salt,
+        choice=spec.choice,
+    )
+
+
+def logprobs_to_proto(logprobs: TokenLogprobs) -> generation_pb2.TokenLogprobs:
+    """Return the message; its texts are for a gateway to add."""
+    return generation_pb2.TokenLogprobs(
+        token_id=logprobs.token_id,
+        logprob=logprobs.logprob,
+        top_ids=[token_id for token_id, _ in logprobs.top],
+        top_logprobs=[logprob for _, logprob in logprobs.top],
+    )
+
+
+def logprobs_from_proto(message: generation_pb2.TokenLogprobs) -> TokenLogprobs:
+    """Return the value. Raises Internal when ids and logarithms of the alternatives are not as many."""
+    if len(message.top_ids) != len(message.top_logprobs):
+        raise Internal("a token's alternatives have more ids than logarithms, or fewer")
+    return TokenLogprobs(
+        message.token_id, message.logprob, tuple(zip(message.top_ids, message.top_logprobs, strict=True))
     )
 
 

@@ -83,23 +83,21 @@ class HeldQueue:
             self.take(held.request_id)
         return expired
 
-    def next_deadline_at(self) -> float:
-        """When `take_expired` has something to remove again; infinity if never."""
-        return min((held.deadline_at for held in self._in_order), default=INFINITY)
-
     def oldest_wait_s(self, now: float) -> float:
         """How long the request that came first has waited; 0 when nothing waits."""
         return max(0.0, now - min((held.arrived_at for held in self._in_order), default=now))
 
 
-def admit(queue: HeldQueue, deadline_at: float, settings: AdmissionSettings, now: float) -> Admitted | Refused:
-    """Whether one more request may wait. Changes nothing.
+def admit(
+    queue: HeldQueue, deadline_at: float, settings: AdmissionSettings, now: float, num_requests: int = 1
+) -> Admitted | Refused:
+    """Whether so many more requests may wait, all or none. Changes nothing.
 
     The queue moves about as fast as its oldest request waited, so a refused one is asked to come back after that time.
     """
     if deadline_at <= now:
         return Refused(RefusalReason.DEADLINE, 0.0)
-    if len(queue) >= settings.max_queued:
+    if len(queue) + num_requests > settings.max_queued:
         wait_s = queue.oldest_wait_s(now)
         return Refused(
             RefusalReason.QUEUE_FULL, min(settings.max_retry_after_s, max(settings.min_retry_after_s, wait_s))

@@ -13,7 +13,7 @@ from twinpool.core.errors import AttemptsExhausted, Corrupted, TwinpoolError
 from twinpool.core.messages import FailureKind, FinishReason, Request
 from twinpool.router.recovery import Decision, GiveUp, Retarget, Retry, culprits_of
 from twinpool.router.route import Route
-from twinpool.router.token_stream import TokenStream
+from twinpool.router.token_stream import Logprobs, TokenStream
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +21,14 @@ class Accepted:
     """Tokens to send to the client now; they begin at ``index`` of the answer. Nothing new: no tokens and no finish.
 
     ``release`` names workers that still expect work for an answer that is over: cancel the request there.
+    ``logprobs`` are those of the tokens, where workers sent them.
     """
 
     index: int
     token_ids: tuple[int, ...] = ()
     finish_reason: FinishReason | None = None
     release: tuple[str, ...] = ()
+    logprobs: Logprobs = ()
 
 
 class Phase(StrEnum):
@@ -109,6 +111,7 @@ class Ledger:
         index: int,
         token_ids: tuple[int, ...],
         finish_reason: FinishReason | None = None,
+        logprobs: Logprobs = (),
     ) -> Accepted:
         """Take tokens that a worker says begin at ``index`` of the answer; return what the client may now have.
 
@@ -124,8 +127,9 @@ class Ledger:
             if not (entry.prefill_epoch <= epoch < entry.request.epoch and is_prefills_token):
                 return Accepted(index)
         first = len(entry.stream)
-        fresh, finish = entry.stream.take(index, token_ids, finish_reason)
-        return Accepted(first, fresh, finish, self._finish(entry) if finish is not None else ())
+        taken = entry.stream.take(index, token_ids, finish_reason, logprobs)
+        release = self._finish(entry) if taken.finish_reason is not None else ()
+        return Accepted(first, taken.token_ids, taken.finish_reason, release, taken.logprobs)
 
     def failure(
         self, request_id: str, epoch: int, kind: FailureKind, from_worker: str, reason: str, now: float

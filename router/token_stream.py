@@ -6,6 +6,18 @@ Knows no worker, epoch or client.
 from dataclasses import dataclass
 
 from twinpool.core.messages import FinishReason
+from twinpool.core.sampling import TokenLogprobs
+
+Logprobs = tuple[TokenLogprobs, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What is new and without a gap: tokens, why the answer ended if it did, and their logarithms where sent."""
+
+    token_ids: tuple[int, ...] = ()
+    finish_reason: FinishReason | None = None
+    logprobs: Logprobs = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,6 +25,7 @@ class _Piece:
     index: int
     token_ids: tuple[int, ...]
     finish_reason: FinishReason | None
+    logprobs: Logprobs  # as many as token_ids, or none
 
 
 class TokenStream:
@@ -33,18 +46,22 @@ class TokenStream:
         return tuple(self._token_ids)
 
     def take(
-        self, index: int, token_ids: tuple[int, ...], finish_reason: FinishReason | None
-    ) -> tuple[tuple[int, ...], FinishReason | None]:
-        """Add tokens that begin at ``index``; return (what is new and without a gap, why the answer ended if it did).
+        self, index: int, token_ids: tuple[int, ...], finish_reason: FinishReason | None, logprobs: Logprobs = ()
+    ) -> Taken:
+        """Add tokens that begin at ``index``; return what the client may now have.
 
-        Indices already accepted are dropped, tokens beyond a gap are kept for later, tokens beyond the limit are cut.
+        Indices already accepted are dropped, tokens beyond a gap are kept for later, tokens beyond the limit are cut;
+        and ``logprobs``, as many as tokens or none, with them.
         """
-        first, finish = len(self), None
-        self._early.append(_Piece(index, token_ids, finish_reason))
+        first, finish, fresh = len(self), None, list[TokenLogprobs]()
+        self._early.append(_Piece(index, token_ids, finish_reason, logprobs))
         self._early.sort(key=lambda piece: piece.index)
         while finish is None and self._early and self._early[0].index <= len(self):
-            finish = self._append(self._early.pop(0))
-        return tuple(self._token_ids[first:]), finish
+            piece = self._early.pop(0)
+            old = len(self) - piece.index
+            finish = self._append(piece)
+            fresh += piece.logprobs[old : len(self) - piece.index]
+        return Taken(tuple(self._token_ids[first:]), finish, tuple(fresh))
 
     def forget_early(self) -> None:
         """Drop what waits beyond a gap: the attempt that sent it is over."""

@@ -20,15 +20,30 @@ SKIPPED = {"build", "dist", "node_modules", "src"}  # src holds links to folders
 FORBIDDEN_IN_PURE = {"asyncio", "grpc", "logging", "os", "random", "ray", "time", "torch", "triton"}
 PURE = (
     "router/*.py",
+    "cluster/batch/line.py",
+    "cluster/batch/record.py",
+    "cluster/batch/tally.py",
+    "cluster/openai_answers.py",
+    "cluster/openai_bodies.py",
     "*_worker/batching.py",
+    "decode_worker/age_table.py",
+    "decode_worker/lengths.py",
+    "kv_transfer/codec.py",
+    "kv_transfer/codec_choice.py",
+    "kv_transfer/codec_format.py",
     "kv_transfer/events.py",
     "kv_transfer/handoff.py",
     "kv_transfer/plan.py",
+    "kv_transfer/rank_shape.py",
+    "kv_transfer/reshard.py",
+    "kv_transfer/runs.py",
     "kv_transfer/sending.py",
     "kv_transfer/source.py",
     "kv_transfer/target.py",
     "core/errors.py",
+    "core/limits.py",
     "core/messages.py",
+    "core/sampling.py",
     "core/spec.py",
     "core/spec_fields.py",
     "model/batch.py",
@@ -37,6 +52,7 @@ PURE = (
     "model/kv_layout.py",
     "model/sequence.py",
     "model/step.py",
+    "model/stop_strings.py",
 )
 CODE_FROM_BYTES = {"cloudpickle", "dill", "jsonpickle", "marshal", "pickle", "ray.cloudpickle", "shelve"}
 

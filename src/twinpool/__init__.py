@@ -6,28 +6,33 @@ if TYPE_CHECKING:
     from twinpool.client.client import AsyncClient as AsyncClient
     from twinpool.client.client import Client as Client
     from twinpool.client.errors import ConnectionFailed as ConnectionFailed
+    from twinpool.client.results import Choice as Choice
     from twinpool.client.results import GenerationResult as GenerationResult
     from twinpool.client.results import StreamEvent as StreamEvent
+    from twinpool.client.results import TokenLogprob as TokenLogprob
     from twinpool.client.timeout import Timeout as Timeout
     from twinpool.core.errors import TwinpoolError as TwinpoolError
     from twinpool.core.messages import Goal as Goal
-    from twinpool.core.messages import SamplingParams as SamplingParams
+    from twinpool.core.sampling import SamplingParams as SamplingParams
 
 __version__ = "0.1.0"
 
 _EXPORTS = {
     "AsyncClient": "twinpool.client.client",
+    "Choice": "twinpool.client.results",
     "Client": "twinpool.client.client",
     "ConnectionFailed": "twinpool.client.errors",
     "GenerationResult": "twinpool.client.results",
     "Goal": "twinpool.core.messages",
-    "SamplingParams": "twinpool.core.messages",
+    "SamplingParams": "twinpool.core.sampling",
     "StreamEvent": "twinpool.client.results",
     "Timeout": "twinpool.client.timeout",
+    "TokenLogprob": "twinpool.client.results",
     "TwinpoolError": "twinpool.core.errors",
 }
 __all__ = [
     "AsyncClient",
+    "Choice",
     "Client",
     "ConnectionFailed",
     "GenerationResult",
@@ -35,6 +40,7 @@ __all__ = [
     "SamplingParams",
     "StreamEvent",
     "Timeout",
+    "TokenLogprob",
     "TwinpoolError",
     "__version__",
 ]

@@ -42,6 +42,18 @@ SCRIPTS: dict[str, list[Response]] = {
 NEVER_ENDING = ("stall", "silent", "endless")
 
 
+def _for_choices(script: list[Response], num_choices: int) -> Iterator[Response]:
+    """The same answer for each choice, mixed; what belongs to the last message of all stays there only."""
+    for response in script:
+        for choice in range(num_choices):
+            mine = Response(choice=choice)
+            mine.MergeFrom(response)
+            if choice < num_choices - 1:
+                mine.ClearField("usage")
+                mine.ClearField("timings")
+            yield mine
+
+
 class FakeGateway:
     """Serves ``SCRIPTS`` on a thread of its own; ``error``, when set, is what every call answers."""
 
@@ -66,7 +78,8 @@ class FakeGateway:
         await self._refuse(context)
         complete = False
         try:
-            for response in SCRIPTS.get(request.text, [] if request.text in NEVER_ENDING else SCRIPTS["hello"]):
+            script = SCRIPTS.get(request.text, [] if request.text in NEVER_ENDING else SCRIPTS["hello"])
+            for response in _for_choices(script, request.sampling.n or 1):
                 yield response
             if request.text == "endless":
                 async for response in self._endless():

@@ -71,6 +71,18 @@ def test_generate_returns_the_result_of_the_stream(gateway: Any, call: Callable[
 
 
 @both
+def test_several_answers_come_as_choices_of_one_result(gateway: Any, ask: Callable[..., Asked]) -> None:
+    events, result = ask(gateway.address, "hello", n=2, echo=True, stop="x")
+    for choice in (0, 1):
+        mine = [event for event in events if event.choice == choice]
+        assert [(event.text, event.index) for event in mine] == [(event.text, event.index) for event in EVENTS]
+    assert [(choice.index, choice.text) for choice in result.choices] == [(0, "Hello"), (1, "Hello")]
+    assert result.usage.completion_tokens == 4
+    (request,) = gateway.requests
+    assert (request.echo, request.sampling.n, list(request.sampling.stop)) == (True, 2, ["x"])
+
+
+@both
 def test_what_is_asked_for_arrives_at_the_gateway(gateway: Any, ask: Callable[..., Asked]) -> None:
     goal = Goal(ttft_s=0.5, tpot_s=0.05)
     ask(gateway.address, "hi", model="tiny", goal=goal, goal_class="batch", request_id="mine", seed=7, max_tokens=3)
@@ -280,8 +292,8 @@ def test_the_examples_of_the_documentation_run(gateway: Any, capsys: pytest.Capt
     for example in examples:
         exec(example, namespace)
     namespace["client"].close()
-    assert len(examples) == 7
-    assert capsys.readouterr().out.count("Hello") == 4
+    assert len(examples) == 9
+    assert capsys.readouterr().out.count("Hello") == 4 + 3
 
 
 def test_using_the_client_imports_neither_torch_nor_ray_nor_numpy() -> None:

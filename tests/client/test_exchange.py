@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 
 from twinpool.client.errors import ConnectionFailed
 from twinpool.client.exchange import Exchange
+from twinpool.client.results import TopLogprob
 from twinpool.client.timeout import Timeout
 from twinpool.core.errors import Internal
+from twinpool.core.messages import FinishReason
 from twinpool.protos.twinpool.v1 import generation_pb2
 
 Response = generation_pb2.GenerateResponse
@@ -29,8 +31,11 @@ class Unavailable(grpc.RpcError):  # type: ignore[misc]
         return None
 
 
-def make_exchange(*addresses: str) -> Exchange:
-    return Exchange(addresses or ("a:1",), Timeout(), now=100.0)
+LENGTH = generation_pb2.FINISH_REASON_LENGTH
+
+
+def make_exchange(*addresses: str, num_choices: int = 1) -> Exchange:
+    return Exchange(addresses or ("a:1",), Timeout(), now=100.0, num_choices=num_choices)
 
 
 @given(st.lists(st.lists(st.integers(0, 2**32 - 1), max_size=4), max_size=6))
@@ -54,6 +59,61 @@ def test_any_index_but_the_next_is_refused(index: int) -> None:
     exchange.accept(Response(index=0, token_ids=[1, 2, 3]))
     with pytest.raises(Internal, match="token 3 was due"):
         exchange.accept(Response(index=index, token_ids=[4]))
+
+
+def test_answers_that_come_mixed_are_taken_apart() -> None:
+    exchange = make_exchange(num_choices=2)
+    prompt = [{"token_id": 8, "logprob": -1.0}]
+    exchange.accept(Response(choice=1, token_ids=[5], text="a", prompt_token_ids=[7, 8], prompt_logprobs=prompt))
+    exchange.accept(Response(choice=0, token_ids=[6], text="b"))
+    event = exchange.accept(Response(choice=1, index=1, token_ids=[7], text="c", finish_reason=LENGTH))
+    assert event is not None
+    assert (event.choice, event.index) == (1, 1)
+    assert exchange.result is None  # choice 0 is missing
+    usage = generation_pb2.Usage(completion_tokens=3)
+    exchange.accept(Response(choice=0, index=1, finish_reason=generation_pb2.FINISH_REASON_STOP, usage=usage))
+    result = exchange.result
+    assert result is not None
+    assert [(choice.index, choice.text, choice.token_ids) for choice in result.choices] == [
+        (0, "b", (6,)),
+        (1, "ac", (5, 7)),
+    ]
+    assert (result.text, result.token_ids, result.finish_reason) == ("b", (6,), FinishReason.STOP)
+    assert result.usage.completion_tokens == 3
+    assert result.prompt_token_ids == (7, 8)
+    assert [logprob.token_id for logprob in result.prompt_logprobs] == [8]
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        Response(choice=2, token_ids=[1]),  # of two
+        Response(choice=1, index=1, token_ids=[1]),
+        Response(choice=0, index=1, token_ids=[1]),  # it is over
+        Response(choice=1, token_ids=[1, 2], logprobs=[{"token_id": 1}]),
+        Response(choice=1, token_ids=[1], logprobs=[{"token_id": 1, "top_ids": [1], "top_logprobs": [-1, -2]}]),
+        Response(choice=1, token_ids=[1], logprobs=[{"token_id": 1, "top_ids": [1], "top_logprobs": [-1],
+                                                     "top_tokens": [b"a", b"b"]}]),
+    ],
+)  # fmt: skip
+def test_a_broken_promise_about_choices_or_logprobs_is_refused(response: Response) -> None:
+    exchange = make_exchange(num_choices=2)
+    exchange.accept(Response(choice=0, token_ids=[1], finish_reason=LENGTH))
+    with pytest.raises(Internal):
+        exchange.accept(response)
+
+
+def test_logprobs_have_their_bytes_where_the_gateway_knows_them() -> None:
+    exchange = make_exchange()
+    with_bytes = {"token_id": 1, "logprob": -0.5, "token": b"a", "top_ids": [1, 2], "top_logprobs": [-0.5, -1.5]}
+    without = with_bytes | {"token": b""}
+    with_bytes["top_tokens"] = [b"a", b"\xc3"]
+    event = exchange.accept(Response(token_ids=[1, 1], logprobs=[with_bytes, without]))
+    assert event is not None
+    first, second = event.logprobs
+    assert (first.token_id, first.logprob, first.token) == (1, -0.5, b"a")
+    assert first.top == (TopLogprob(1, -0.5, b"a"), TopLogprob(2, -1.5, b"\xc3"))
+    assert [top.token for top in second.top] == [b"", b""]
 
 
 def test_an_end_without_the_last_message_is_refused() -> None:

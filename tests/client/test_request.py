@@ -3,10 +3,13 @@
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from twinpool.client.request import build_request
+from twinpool.client.request import SAMPLING_NAMES, build_request
 from twinpool.core.errors import InvalidRequest
 from twinpool.core.messages import Goal
+from twinpool.protos.convert import sampling_from_proto
 from twinpool.protos.twinpool.v1 import generation_pb2
 
 
@@ -56,13 +59,62 @@ def test_a_prompt_that_cannot_be_sent_is_refused_by_position(field: str, prompt:
 
 @pytest.mark.parametrize(
     "sampling",
-    [{"max_tokens": "5"}, {"max_tokens": 2.5}, {"seed": -1}, {"temperature": "hot"}, {"stop": "x"}, {"n": 2},
-     {"logit_bias": {5: 1.0}}, {"ignore_eos": 1}],
+    [{"max_tokens": "5"}, {"max_tokens": 2.5}, {"seed": -1}, {"temperature": "hot"}, {"stop": ""}, {"n": 0},
+     {"logit_bias": {5: 101.0}}, {"logit_bias": {"x": 1}}, {"logit_bias": [5]}, {"ignore_eos": 1}, {"stop": 5},
+     {"stop": [None]}, {"stop": b"x"}, {"stop_token_ids": 7}, {"stop_token_ids": range(10**12)}, {"logprobs": 21},
+     {"min_p": float("nan")}, {"repetition_penalty": 0}, {"min_tokens": 300}, {"seed": 10**5000}],
 )  # fmt: skip
 def test_a_sampling_value_outside_its_limits_is_refused_by_name(sampling: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest) as caught:
         build(**sampling)
     assert caught.value.field == f"sampling.{next(iter(sampling))}"
+
+
+def test_one_stop_string_or_several_and_biases_by_id_are_sent() -> None:
+    assert list(build(stop="x").sampling.stop) == ["x"]
+    assert list(build(stop=["x", "yz"]).sampling.stop) == ["x", "yz"]
+    assert dict(build(logit_bias={7: -100, 2: 0.5}).sampling.logit_bias) == {2: 0.5, 7: -100.0}
+    assert build(logprobs=0).sampling.HasField("logprobs")
+    assert build_request("x", None, None, None, None, {}, echo=True).echo
+
+
+anything = st.recursive(
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(),
+        st.builds(lambda: 10**5000),  # Python does not spell it
+        st.sampled_from([-(2**63), 2**64, "\ud800", b"x", float("nan"), float("inf"), -0.0, object(), len]),
+        st.floats(),
+        st.text(max_size=3),
+    ),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(st.one_of(st.integers(), st.text(max_size=2), st.none()), inner, max_size=3),
+        st.tuples(inner, inner),
+        st.frozensets(st.integers(), max_size=2),
+    ),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.sampled_from([*SAMPLING_NAMES, "echo", "prompt", "model", "goal", "goal_class", "request_id"]), anything)
+def test_any_value_is_taken_or_refused_by_name(name: str, value: Any) -> None:
+    given_values = dict.fromkeys(("prompt", "model", "goal", "goal_class", "request_id"), None) | {"prompt": "x"}
+    sampling = {name: value} if name in SAMPLING_NAMES else {}
+    echo = value if name == "echo" else False
+    if name in given_values:
+        given_values[name] = value
+    told = name
+    try:
+        message = build_request(**given_values, sampling=sampling, echo=echo)
+        sampling_from_proto(message.sampling)  # what is sent is what a gateway takes
+    except InvalidRequest as error:
+        told = error.field.removeprefix("sampling.")
+    except TypeError as error:
+        told = str(error)
+    assert told.startswith(name)
 
 
 def test_names_and_goals_are_checked() -> None:

@@ -4,7 +4,8 @@ from dataclasses import dataclass, field
 
 from twinpool.cluster.engine import Engine
 from twinpool.cluster.engine_events import Load
-from twinpool.core.messages import Goal, Request, Role, SamplingParams, WorkerConfig
+from twinpool.core.messages import Goal, Request, Role, WorkerConfig
+from twinpool.core.sampling import SamplingParams
 from twinpool.kv_transfer.plan import Span
 from twinpool.model.modelled_runner import load_modelled
 from twinpool.model.sequence import Key, Sequence, Token
@@ -23,6 +24,7 @@ class Recorder:
     done: list[tuple[Key, int]] = field(default_factory=list)
     cancelled: list[Key] = field(default_factory=list)
     demoted: list[Key] = field(default_factory=list)
+    preemptions: list[Key] = field(default_factory=list)
     failures: list[tuple[Key, str]] = field(default_factory=list)
     bindings: list[tuple[Key, list[int], int]] = field(default_factory=list)
 
@@ -43,6 +45,9 @@ class Recorder:
 
     def bound(self, key: Key, block_ids: list[int], skip_blocks: int) -> None:
         self.bindings.append((key, block_ids, skip_blocks))
+
+    def preempted(self, key: Key) -> None:
+        self.preemptions.append(key)
 
     def failed(self, key: Key, reason: str) -> None:
         self.failures.append((key, reason))

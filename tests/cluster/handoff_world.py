@@ -92,6 +92,9 @@ class Node:
         self.targets[key].block_ids = block_ids
         self.tell_target(key, ev.Bound(skip_blocks))
 
+    def preempted(self, key: Key) -> None:
+        self.inbox.append(lambda: self.world.failed(key, FailureKind.PREEMPTED, "preempted"))
+
     def failed(self, key: Key, reason: str) -> None:
         raise AssertionError(f"{key}: {reason}")
 

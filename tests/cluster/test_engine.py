@@ -1,10 +1,10 @@
 """The engine against the modelled runner's oracle: local plans, prefix reuse, cancels, crashes."""
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from tests.cluster.engine_builders import (
     BLOCK_TOKENS,
@@ -17,7 +17,7 @@ from tests.cluster.engine_builders import (
 from twinpool.cluster.engine import Engine
 from twinpool.cluster.engine_events import Destination
 from twinpool.core.messages import FinishReason, Request
-from twinpool.model.batch import NO_TOKEN, Batch, OnLayers
+from twinpool.model.batch import NO_TOKEN, Batch, OnLayers, StepResult
 from twinpool.model.modelled_kv import oracle_tokens
 from twinpool.model.modelled_runner import ModelledRunner
 from twinpool.model.modelled_shape import modelled_shape
@@ -152,10 +152,10 @@ class SickRunner(ModelledRunner):
 
     sick_index = 0
 
-    def run(self, batch: Batch, on_layers: OnLayers | None = None) -> NDArray[np.int64]:
-        sampled = super().run(batch, on_layers)
+    def run(self, batch: Batch, on_layers: OnLayers | None = None) -> StepResult:
+        result = super().run(batch, on_layers)
         is_sick = [row.index == self.sick_index and row.sampling.seed == 666 for row in batch.samples]
-        return np.where(is_sick, NO_TOKEN, sampled)
+        return replace(result, token_ids=np.where(is_sick, NO_TOKEN, result.token_ids))
 
 
 @pytest.mark.parametrize("sick_index", [0, 1, 3])

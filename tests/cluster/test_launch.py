@@ -1,6 +1,7 @@
 """From YAML to launch plan: what is refused before anything starts, and what each process is told."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from twinpool.cluster.launch import plan_launch
 from twinpool.core.errors import SpecError
 from twinpool.core.messages import Goal, Role
+from twinpool.model.shape import load_shape
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ROOT / "examples" / "models" / "tiny"
@@ -80,3 +82,35 @@ def test_more_memory_than_the_machine_has_is_refused(tmp_path: Path) -> None:
 def test_a_context_longer_than_the_model_knows_is_refused(tmp_path: Path) -> None:
     text = f"name: two\nmodel: {{path: {TINY}, max_model_len: 100000}}\n{POOLS}\n"
     assert "max_position_embeddings" in refusal(write(tmp_path, text))
+
+
+def test_workers_are_told_their_cores_and_their_arithmetic(tmp_path: Path) -> None:
+    cores = sorted(os.sched_getaffinity(0))
+    pools = f"pools: {{mixed: {{workers: 1, cores: '{','.join(map(str, cores))}'}}}}"
+    text = f"name: two\nmodel: {{path: {TINY}, deterministic: true}}\n{pools}\n"
+    (worker,) = plan_launch(write(tmp_path, text)).workers
+    assert worker.cores == tuple(cores)
+    assert worker.threads == len(cores)
+    assert (worker.deterministic, worker.quantization) == (True, "none")
+
+
+def test_deterministic_workers_must_all_have_as_many_threads(tmp_path: Path) -> None:
+    pools = POOLS.replace("{workers: 1}", "{workers: 1, threads: 2}")
+    text = f"name: two\nmodel:\n  path: {TINY}\n  deterministic: true\n{pools}\n"
+    told = refusal(write(tmp_path, text))
+    assert "cluster.yaml:4: model.deterministic: needs the same threads on every worker, not 2 and 3" in told
+    plan = plan_launch(write(tmp_path, text.replace("threads: 3", "threads: 2")))
+    assert all(worker.deterministic for worker in plan.workers)
+
+
+def test_cores_that_this_machine_lacks_are_refused_at_their_line(tmp_path: Path) -> None:
+    pools = "pools:\n  mixed: {workers: 1, cores: 9998}"
+    told = refusal(write(tmp_path, f"name: two\nmodel: {{path: {TINY}}}\n{pools}\n"))
+    assert "cluster.yaml:4: pools.mixed.cores: core 9998 cannot be used here" in told
+    elsewhere = f"name: two\nmodel: {{path: {TINY}}}\n{pools}\nray: {{address: 'host:6379'}}\n"
+    assert plan_launch(write(tmp_path, elsewhere)).workers[0].cores == (9998,)
+
+
+def test_int8_weights_are_counted_when_memory_is_checked() -> None:
+    plain, quantized = (load_shape("dummy:llama-3-8b", "bfloat16", how) for how in ("none", "int8"))
+    assert quantized.weight_bytes > 1.4 * plain.weight_bytes

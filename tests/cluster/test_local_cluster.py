@@ -16,7 +16,8 @@ from twinpool.client.client import AsyncClient
 from twinpool.client.errors import error_from_rpc
 from twinpool.client.results import GenerationResult
 from twinpool.core.errors import Cancelled, InvalidRequest, ModelNotFound, Overloaded
-from twinpool.core.messages import FinishReason, SamplingParams
+from twinpool.core.messages import FinishReason
+from twinpool.core.sampling import SamplingParams
 from twinpool.model.modelled_kv import oracle_tokens
 from twinpool.model.modelled_shape import modelled_shape
 from twinpool.protos.twinpool.v1 import generation_pb2, generation_pb2_grpc, worker_pb2, worker_pb2_grpc
@@ -170,7 +171,9 @@ BAD_REQUESTS = [
     ({"token_ids": {"ids": [1]}, "sampling": {"top_k": -1}}, "sampling.top_k"),
     ({"token_ids": {"ids": [1]}, "sampling": {"max_tokens": 0}}, "sampling.max_tokens"),
     ({"token_ids": {"ids": [1] * 500}, "sampling": {"max_tokens": 13}}, "sampling.max_tokens"),
-    ({"token_ids": {"ids": [1]}, "sampling": {"n": 2}}, "sampling.n"),
+    ({"token_ids": {"ids": [1]}, "sampling": {"n": 0}}, "sampling.n"),
+    ({"token_ids": {"ids": [1]}, "sampling": {"logit_bias": {32_000: 1}}}, "sampling.logit_bias"),
+    ({"token_ids": {"ids": [1]}, "sampling": {"stop_token_ids": [32_000]}}, "sampling.stop_token_ids"),
     ({"token_ids": {"ids": [1]}, "sampling": {"stop": ["x"]}}, "sampling.stop"),
     ({"token_ids": {"ids": [1]}, "goal": {"ttft_s": float("inf"), "tpot_s": 1}}, "goal.ttft_s"),
     ({"token_ids": {"ids": [1]}, "goal_class": "gold"}, "goal_class"),

@@ -19,6 +19,7 @@ from twinpool.client.client import AsyncClient, Client
 from twinpool.client.errors import ConnectionFailed
 from twinpool.client.results import GenerationResult
 from twinpool.core.errors import NoWorkers
+from twinpool.model.tokenizer import TextTokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "examples" / "models" / "tiny"
@@ -101,7 +102,10 @@ def test_status_names_every_process(machine: Machine, cluster: dict[str, Any]) -
 def test_generate_from_any_directory_streams_text(machine: Machine, cluster: dict[str, Any]) -> None:
     result = json.loads(machine.run("generate", "def read_file(", "--max-tokens", "24", "--json"))
     assert result["usage"]["completion_tokens"] == len(result["token_ids"]) <= 24
-    assert result["text"].isprintable() or "\n" in result["text"]
+    tokenizer = TextTokenizer.load(MODEL)
+    assert tokenizer is not None
+    answer = result["token_ids"]
+    assert tokenizer.decode(tokenizer.encode("def read_file(") + answer) == "def read_file(" + result["text"]
     assert result["timings"]["prefill_worker"].startswith("prefill-")
     assert result["timings"]["decode_worker"].startswith("decode-")
     assert result["timings"]["kv_bytes"] > 0

@@ -107,6 +107,17 @@ def test_memory_that_is_no_size_is_refused(memory: object):
         ("pools", {"mixed": {}}, "pools.mixed.workers"),
         ("pools", {"mixed": {"workers": 1, "threads": 0}}, "pools.mixed.threads"),
         ("pools", {"mixed": {"workers": 1, "threads": "all"}}, "pools.mixed.threads"),
+        ("pools", {"mixed": {"workers": 1, "cores": "3-1"}}, "pools.mixed.cores"),
+        ("pools", {"mixed": {"workers": 1, "cores": "all"}}, "pools.mixed.cores"),
+        ("pools", {"mixed": {"workers": 1, "cores": "0,,1"}}, "pools.mixed.cores"),
+        ("pools", {"mixed": {"workers": 1, "cores": "0-2,1"}}, "pools.mixed.cores"),
+        ("pools", {"mixed": {"workers": 1, "cores": -1}}, "pools.mixed.cores"),
+        ("pools", {"mixed": {"workers": 1, "cores": True}}, "pools.mixed.cores"),
+        ("pools", {"mixed": {"workers": 2, "cores": 0}}, "pools.mixed.cores"),
+        ("pools", {"mixed": {"workers": 2, "cores": "0-2"}}, "pools.mixed.cores"),
+        ("model", {"path": "dummy:x", "deterministic": 1}, "model.deterministic"),
+        ("model", {"path": "dummy:x", "quantization": "int4"}, "model.quantization"),
+        ("model", {"path": "dummy:x", "deterministic": True, "quantization": "int8"}, "model.quantization"),
     ],
 )
 def test_a_value_outside_its_limits_is_refused_at_its_key(section: str, value: object, path: str):
@@ -116,7 +127,6 @@ def test_a_value_outside_its_limits_is_refused_at_its_key(section: str, value: o
 @pytest.mark.parametrize(
     ("section", "value", "path"),
     [
-        ("model", {"path": "dummy:x", "deterministic": True}, "model.deterministic"),
         ("pools", {"mixed": {"workers": 1, "tensor_parallel": 2}}, "pools.mixed.tensor_parallel"),
         ("pools", {"mixed": {"workers": 1, "pipeline_parallel": 2}}, "pools.mixed.pipeline_parallel"),
         ("transfer", {"codec": "fp8"}, "transfer.codec"),
@@ -134,7 +144,7 @@ def test_what_this_version_lacks_is_refused_by_name(section: str, value: object,
     ("section", "value", "path", "hint"),
     [
         ("kv", {"memroy": 1}, "kv.memroy", "did you mean memory?"),
-        ("pools", {"mixed": {"workers": 1, "zzz": 1}}, "pools.mixed.zzz", "known: pipeline_parallel"),
+        ("pools", {"mixed": {"workers": 1, "zzz": 1}}, "pools.mixed.zzz", "known: cores, pipeline_parallel"),
         ("goals", {"b": {"ttft_s": 1, "tpot_s": 1, "prio": 1}}, "goals.b.prio", "did you mean priority?"),
         ("rooter", {}, "rooter", "did you mean router?"),
     ],
@@ -150,6 +160,18 @@ def test_pools_serve_with_a_mixed_worker_or_with_one_of_each_other_role(prefill:
     pools = {"prefill": {"workers": prefill}, "decode": {"workers": decode}, "mixed": {"workers": mixed}}
     can_serve = mixed or (prefill and decode)
     assert list(problems_of(pools=pools)) == ([] if can_serve else ["pools"])
+
+
+def test_a_pools_cores_are_shared_out_in_equal_slices_in_the_order_given():
+    pool = good(pools={"mixed": {"workers": 3, "cores": "4-6, 0,9,2"}}).pools.mixed
+    assert [pool.cores_of(index) for index in range(3)] == [(4, 5), (6, 0), (9, 2)]
+    assert good(pools={"mixed": {"workers": 1, "cores": 7}}).pools.mixed.cores_of(0) == (7,)
+    assert good().pools.prefill.cores_of(0) == ()
+
+
+def test_deterministic_arithmetic_and_quantization_can_each_be_had():
+    assert good(model={"path": "dummy:x", "deterministic": True}).model.deterministic
+    assert good(model={"path": "dummy:x", "quantization": "int8"}).model.quantization == "int8"
 
 
 def test_always_disaggregating_needs_both_pools():

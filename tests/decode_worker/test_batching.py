@@ -1,10 +1,11 @@
 """Decode batching: the forecast against step-by-step simulation, and what a decision may never do."""
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twinpool.decode_worker.batching import DecodeView, decide, forecast_peak_blocks
+from twinpool.decode_worker.batching import DecodeView, decide, forecast_peak_blocks, reserve_blocks
 from twinpool.model.step import Wait
 
 BLOCK = 4
@@ -17,14 +18,18 @@ def make_view(running: Pairs, wanted: Pairs, **changes: object) -> DecodeView:
     values: dict[str, object] = {
         "context_tokens": context,
         "remaining_tokens": np.array([remaining for _, remaining in running], dtype=np.int64),
+        "expected_tokens": np.array([remaining for _, remaining in running], dtype=np.int64),
         "held_blocks": -(-context // BLOCK),
         "is_ready": np.ones(len(running), dtype=np.bool_),
         "wanted_tokens": np.array([tokens for tokens, _ in wanted], dtype=np.int64),
         "wanted_remaining": np.array([remaining for _, remaining in wanted], dtype=np.int64),
+        "wanted_expected": np.array([remaining for _, remaining in wanted], dtype=np.int64),
+        "error_tokens": 0.0,
         "block_tokens": BLOCK,
         "total_blocks": 100,
         "free_blocks": 100 - int((-(-context // BLOCK)).sum()),
         "busy_blocks": 0,
+        "parked_blocks": 0,
         "max_running": 64,
     }
     return DecodeView(**(values | changes))  # type: ignore[arg-type]
@@ -44,9 +49,12 @@ def peak_by_simulation(ready: Pairs, later: list[tuple[int, int, int]]) -> int:
     return peak
 
 
-@given(sequences)
-def test_forecast_of_ready_rows_equals_simulation(running: Pairs) -> None:
-    assert forecast_peak_blocks(make_view(running, [])) == peak_by_simulation(running, [])
+@given(sequences, st.integers(1, 9))
+def test_forecast_of_ready_rows_equals_simulation_of_what_is_expected(running: Pairs, surplus: int) -> None:
+    """Limits, here above what is expected, do not count."""
+    limits = np.array([expected + surplus for _, expected in running], dtype=np.int64)
+    view = make_view(running, [], remaining_tokens=limits)
+    assert forecast_peak_blocks(view) == peak_by_simulation(running, [])
 
 
 @given(sequences, st.lists(st.tuples(st.integers(1, 40), st.integers(0, 30), st.integers(0, 40)), max_size=5))
@@ -67,17 +75,102 @@ def test_grants_never_lead_to_more_blocks_than_there_are(
         assert peak_by_simulation(running, joining) + busy <= total
 
 
-@given(sequences, st.integers(0, 8))
-def test_rows_chosen_have_blocks_and_the_oldest_go_first(running: Pairs, free: int) -> None:
-    view = make_view(running, [], free_blocks=free)
+@given(sequences, st.integers(0, 8), st.integers(0, 4), st.integers(0, 4), st.data())
+def test_steps_never_take_more_than_is_free_and_only_the_young_give_way(
+    running: Pairs, free: int, busy: int, parked: int, data: st.DataObject
+) -> None:
+    is_ready = np.array([data.draw(st.booleans()) for _ in running], dtype=np.bool_)
+    view = make_view(running, [(4, 4)], free_blocks=free, busy_blocks=busy, parked_blocks=parked, is_ready=is_ready)
     plan = decide(view, 0.0)
+    ready = [row for row in range(len(running)) if is_ready[row]]
     wants = [tokens % BLOCK == 0 for tokens, _ in running]
     assert sum(wants[row] for row in plan.decode_rows) <= free
-    left_out = [row for row in range(len(running)) if row not in plan.decode_rows]
-    assert all(wants[row] for row in left_out)
-    assert all(row < min(left_out, default=99) for row in plan.decode_rows if wants[row])
-    assert (plan.wait is Wait.DECODE_BLOCKS) == bool(left_out)
-    assert plan.demote_blocks == len(left_out)
+    assert list(plan.decode_rows) == sorted(set(plan.decode_rows) & set(ready))
+    staying = [row for row in ready if row not in plan.preempt]
+    assert [*staying, *reversed(plan.preempt)] == ready  # the youngest leave
+    assert not ready or ready[0] in staying
+    sitting = [row for row in staying if row not in plan.decode_rows]
+    assert all(wants[row] for row in sitting)
+    assert all(row < min(sitting, default=99) for row in plan.decode_rows if wants[row])
+    if sitting:
+        assert plan.grants == ()
+        assert plan.wait in (Wait.DECODE_BLOCKS, Wait.DECODE_PREEMPTED)
+        assert plan.demote_blocks == len(sitting)
+    assert (plan.wait is Wait.DECODE_PREEMPTED) == bool(plan.preempt)
+
+
+@given(sequences, st.integers(0, 8), st.integers(0, 4))
+def test_no_row_gives_way_that_an_older_one_did_not_need(running: Pairs, free: int, coming: int) -> None:
+    """One fewer would have left an older row than the youngest staying one without a block; as many do not."""
+    plan = decide(make_view(running, [], free_blocks=free, parked_blocks=coming), 0.0)
+    wants = [tokens % BLOCK == 0 for tokens, _ in running]
+    held = [-(-tokens // BLOCK) for tokens, _ in running]
+
+    def holds_up_an_older_one(num_staying: int) -> bool:
+        return sum(wants[: num_staying - 1]) > free + coming + sum(held[num_staying:])
+
+    num_staying = len(running) - len(plan.preempt)
+    assert not running or not holds_up_an_older_one(num_staying)
+    assert not plan.preempt or holds_up_an_older_one(num_staying + 1)
+
+
+def test_an_older_row_takes_the_blocks_of_the_youngest() -> None:
+    plan = decide(make_view([(4, 4), (5, 4), (8, 4), (6, 4)], [(4, 4)], free_blocks=0), 0.0)
+    assert plan.preempt == (3,)
+    assert plan.decode_rows == (1,)  # the others go on in the next step, with what is free then
+    assert plan.grants == ()
+    assert plan.wait is Wait.DECODE_PREEMPTED
+
+
+def test_the_youngest_row_sits_out_rather_than_lose_what_nobody_older_needs() -> None:
+    plan = decide(make_view([(5, 4), (8, 4)], [], free_blocks=0), 0.0)
+    assert plan.preempt == ()
+    assert plan.decode_rows == (0,)
+    assert plan.wait is Wait.DECODE_BLOCKS
+
+
+@pytest.mark.parametrize("coming", [{"busy_blocks": 1}, {"parked_blocks": 1}])
+def test_nobody_gives_way_while_enough_blocks_come_back(coming: dict[str, int]) -> None:
+    plan = decide(make_view([(4, 4), (8, 4), (6, 4)], [], free_blocks=0, **coming), 0.0)
+    assert plan.preempt == (2,)  # two are missing, one comes
+    plan = decide(make_view([(4, 4), (5, 4), (6, 4)], [], free_blocks=0, **coming), 0.0)
+    assert plan.preempt == ()
+    assert plan.decode_rows == (1, 2)
+
+
+def test_rows_not_ready_never_give_way() -> None:
+    view = make_view([(4, 4), (40, 4)], [], free_blocks=0, is_ready=np.array([True, False]))
+    assert decide(view, 0.0).preempt == ()
+
+
+@given(sequences, sequences, st.floats(0, 50), st.integers(10, 60))
+def test_grants_leave_the_reserve_free(running: Pairs, wanted: Pairs, error: float, total: int) -> None:
+    def limits(pairs: Pairs) -> np.ndarray:
+        return np.array([expected + 20 for _, expected in pairs], dtype=np.int64)
+
+    changes = {"error_tokens": error, "total_blocks": total, "free_blocks": 100}
+    view = make_view(running, wanted, remaining_tokens=limits(running), wanted_remaining=limits(wanted), **changes)
+    plan = decide(view, 0.0)
+    if plan.grants:
+        granted = wanted[: len(plan.grants)]
+        rows, is_ready = running + granted, np.arange(len(running) + len(granted)) < len(running)
+        joined = make_view(rows, [], remaining_tokens=limits(rows), is_ready=is_ready, **changes)
+        assert forecast_peak_blocks(joined) + reserve_blocks(joined) <= total
+
+
+@given(st.integers(1, 40), st.integers(0, 30), st.integers(0, 30), st.floats(0, 100))
+def test_a_sequence_that_fits_at_its_limit_is_let_in_when_alone(
+    tokens: int, expected: int, surplus: int, error: float
+) -> None:
+    total = -(-(tokens + expected + surplus) // BLOCK)
+    limit = np.array([expected + surplus], dtype=np.int64)
+    view = make_view([], [(tokens, expected)], wanted_remaining=limit, error_tokens=error, total_blocks=total)
+    assert decide(view, 0.0).grants == (0,)
+
+
+@given(sequences)
+def test_limits_need_no_reserve(running: Pairs) -> None:
+    assert reserve_blocks(make_view(running, [], error_tokens=1000.0)) == 0
 
 
 def test_a_handoff_that_does_not_fit_holds_back_younger_ones_that_would() -> None:
@@ -103,11 +196,18 @@ def test_rows_whose_kv_is_not_there_yet_do_not_decode() -> None:
     assert plan.decode_rows == (1,)
 
 
-@given(sequences.filter(lambda running: any(r > 0 for _, r in running)))
-def test_the_decision_repeats_until_a_sequence_ends(running: Pairs) -> None:
+@given(sequences, st.integers(0, 60))
+def test_the_decision_repeats_until_a_sequence_ends_or_blocks_run_out(running: Pairs, free: int) -> None:
     running = [(tokens, remaining) for tokens, remaining in running if remaining > 0]
-    plan = decide(make_view(running, [], free_blocks=1000), 0.0)
+    held = -(-np.array([tokens for tokens, _ in running], dtype=np.int64) // BLOCK)
+    plan = decide(make_view(running, [], free_blocks=free), 0.0)
     for _ in range(plan.repeat - 1):
         running = [(tokens + 1, remaining - 1) for tokens, remaining in running]
-        assert decide(make_view(running, [], free_blocks=1000), 0.0).decode_rows == plan.decode_rows
-    assert min(remaining for _, remaining in running) == 1
+        now_held = -(-np.array([tokens for tokens, _ in running], dtype=np.int64) // BLOCK)
+        left = free - int((now_held - held).sum())
+        assert left >= 0
+        assert decide(make_view(running, [], free_blocks=left), 0.0).decode_rows == plan.decode_rows
+    if plan.wait is Wait.NOTHING and running and len(plan.decode_rows) == len(running):
+        has_ended = min(remaining for _, remaining in running) == 1
+        taken = -(-np.array([tokens + 2 for tokens, _ in running], dtype=np.int64) // BLOCK) - held
+        assert has_ended or int(taken.sum()) > free

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from twinpool.kernels.paged_attention import QUERY_TILE, paged_attention, plan_attention, write_kv
+from twinpool.kernels.paged_attention import QUERY_TILE, paged_attention, plan_attention
 
-BLOCK_TOKENS, NUM_LAYERS, LAYER = 8, 3, 1
+from .packed_batch import BLOCK_TOKENS, LAYER, Packed
 
 HEADS = [  # query heads, KV heads, head_dim
     (1, 1, 16),
@@ -23,68 +23,6 @@ LENGTHS = [  # (new tokens, context after them) of each sequence
     pytest.param([(QUERY_TILE + 1, 200), (QUERY_TILE, QUERY_TILE), (2, 90)], id="chunks-over-prefixes"),
     pytest.param([(1, 64), (150, 150), (1, 9), (5, 21), (1, 65)], id="mixed"),
 ]
-
-
-class Packed:
-    """A packed batch with random contents, its tables scattered over a pool that is otherwise NaN."""
-
-    def __init__(self, heads, lengths, dtype=torch.float32, seed=0):
-        self.num_heads, self.num_kv_heads, self.head_dim = heads
-        self.lengths = lengths
-        generator = torch.Generator().manual_seed(seed)
-        self.keys, self.values, self.queries = [], [], []
-        for new, context in lengths:
-            for kept, count, width in (
-                (self.keys, context, self.num_kv_heads),
-                (self.values, context, self.num_kv_heads),
-                (self.queries, new, self.num_heads),
-            ):
-                kept.append(torch.randn(count, width, self.head_dim, generator=generator).to(dtype))
-        sizes = [-(-context // BLOCK_TOKENS) for _, context in lengths]
-        num_blocks = sum(sizes) + 5
-        order = np.random.default_rng(seed).permutation(num_blocks)
-        self.tables = np.split(order[: sum(sizes)], np.cumsum(sizes)[:-1])
-        shape = (num_blocks, NUM_LAYERS, 2, self.num_kv_heads, BLOCK_TOKENS, self.head_dim)
-        self.pool = torch.full(shape, torch.nan, dtype=dtype)
-
-    def plan(self, news, contexts, tables):
-        bounds = np.cumsum([0, *news]).astype(np.int32)
-        return plan_attention(bounds, np.array(contexts, np.int32), tables, self.pool, self.num_heads)
-
-    def write_contexts(self):
-        """Write what earlier steps would have: each sequence's context before its new tokens."""
-        for sequence, (new, context) in enumerate(self.lengths):
-            if context > new:
-                plan = self.plan([context - new], [context - new], [self.tables[sequence]])
-                self.write(plan, [sequence], [slice(0, context - new)])
-
-    def write(self, plan, sequences, parts):
-        kv = [
-            torch.cat((self.keys[s][part], self.values[s][part]), 1) for s, part in zip(sequences, parts, strict=True)
-        ]
-        write_kv(torch.cat(kv), self.pool, LAYER, plan)
-
-    def attend(self):
-        self.write_contexts()
-        plan = self.plan(*zip(*self.lengths, strict=True), self.tables)
-        self.write(plan, range(len(self.lengths)), [slice(context - new, context) for new, context in self.lengths])
-        return paged_attention(torch.cat(self.queries), self.pool, LAYER, plan)
-
-    def expected(self):
-        """The definition, in float64, one query at a time."""
-        group, rows = self.num_heads // self.num_kv_heads, []
-        for (new, context), queries, keys, values in zip(
-            self.lengths, self.queries, self.keys, self.values, strict=True
-        ):
-            for i in range(new):
-                visible = context - new + i + 1
-                row = []
-                for head in range(self.num_heads):
-                    k, v = (x[:visible, head // group].double() for x in (keys, values))
-                    weights = (k @ queries[i, head].double() * self.head_dim**-0.5).softmax(0)
-                    row.append(weights @ v)
-                rows.append(torch.cat(row))
-        return torch.stack(rows)
 
 
 @pytest.mark.parametrize("lengths", LENGTHS)
@@ -155,3 +93,49 @@ def test_a_batch_that_contradicts_itself_is_refused(bounds, contexts, tables, he
         plan_attention(
             np.array(bounds, np.int32), np.array(contexts, np.int32), [np.array(table) for table in tables], pool, heads
         )
+
+
+WINDOWS = [1, 3, BLOCK_TOKENS, 2 * BLOCK_TOKENS + 1, QUERY_TILE - 1, QUERY_TILE, QUERY_TILE + 9, 199, 10_000]
+
+
+@pytest.mark.parametrize("lengths", LENGTHS)
+@pytest.mark.parametrize("window", WINDOWS)
+def test_a_window_hides_the_keys_before_it(window, lengths):
+    packed = Packed((4, 2, 16), lengths, window=window)
+    torch.testing.assert_close(packed.attend().double(), packed.expected(), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("window", [1, 7, 20, 70])
+def test_blocks_that_no_window_touches_are_not_read(window):
+    lengths = [(1, 200), (30, 190), (1, 70)]
+    packed = Packed((4, 2, 16), lengths, window=window)
+    plan = packed.plan(*zip(*lengths, strict=True), packed.tables)
+    num_blocks = [
+        -(-context // BLOCK_TOKENS) - max(context - new - window + 1, 0) // BLOCK_TOKENS for new, context in lengths
+    ]
+    tiles_per_block = 2 * 2
+    view = plan.views[LAYER]
+    assert len(view.prefills[0].tiles) == num_blocks[1] * tiles_per_block
+    assert sum(len(group.tiles) for group in view.decodes) <= 2 * (num_blocks[0] + num_blocks[2]) * tiles_per_block
+    if window + QUERY_TILE < 150:
+        first = (200 - window) // BLOCK_TOKENS
+        packed.attend()
+        packed.pool[packed.tables[0][:first]] = torch.nan
+        again = packed.plan([1], [200], [packed.tables[0]])
+        assert paged_attention(packed.queries[0], packed.pool, LAYER, again).isfinite().all()
+
+
+def test_layers_of_one_window_share_their_plan_and_a_window_over_the_context_is_none():
+    packed = Packed((2, 1, 16), [(1, 40)])
+    pool = packed.pool
+    plan = plan_attention(np.array([0, 1], np.int32), np.array([40], np.int32), packed.tables, pool, 2, [64, None, 7])
+    assert plan.views[0] is plan.views[1]
+    assert plan.views[0].window is None
+    assert plan.views[2].window == 7
+
+
+@pytest.mark.parametrize("windows", [[None], [1, 2, 3, 4], [None, 0, None], [-3, None, None]])
+def test_windows_that_fit_no_model_are_refused(windows):
+    packed = Packed((2, 1, 16), [(1, 40)])
+    with pytest.raises(ValueError, match="3 layers need as many windows of at least one key"):
+        plan_attention(np.array([0, 1], np.int32), np.array([40], np.int32), packed.tables, packed.pool, 2, windows)

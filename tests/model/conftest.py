@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from twinpool.core.messages import SamplingParams
-from twinpool.model.batch import Batch, SampleRow
+from twinpool.core.sampling import SamplingParams, TokenLogprobs
+from twinpool.model.batch import Batch, SampleRow, ScoreRow
 from twinpool.model.runner import TorchRunner
 
 GREEDY = SamplingParams(temperature=0.0)
@@ -111,6 +111,23 @@ class Driven:
     sampling: SamplingParams = GREEDY
     computed: int = 0
     answer: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprobs | None] = field(default_factory=list)  # of the answer
+    prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
+
+    @property
+    def num_prompt(self) -> int:
+        return len(self.tokens) - len(self.answer)
+
+    def sample_row(self, row: int, eos_token_ids: tuple[int, ...]) -> SampleRow:
+        is_early = len(self.answer) < self.sampling.min_tokens
+        forbidden = self.sampling.stop_token_ids + eos_token_ids if is_early else ()
+        return SampleRow(row, self.sampling, len(self.answer), 0, self.tokens, forbidden)
+
+    def score_rows(self, row: int, count: int) -> list[ScoreRow]:
+        """Before the next ``count`` tokens are computed: the prompt's tokens that follow them."""
+        targets = tuple(self.tokens[self.computed + 1 : self.num_prompt][:count])
+        num_top = self.sampling.prompt_logprobs
+        return [ScoreRow(row, targets, num_top)] if targets and num_top is not None else []
 
 
 class Driver:
@@ -125,21 +142,27 @@ class Driver:
     def step(self, *work: tuple[Driven, int], on_layers: Callable[[int, int], None] | None = None) -> None:
         """Compute the next tokens of each sequence; whoever is then complete samples its next token."""
         news = [s.tokens[s.computed : s.computed + count] for s, count in work]
+        scores = [score for row, (s, count) in enumerate(work) for score in s.score_rows(row, count)]
         for (sequence, _), new in zip(work, news, strict=True):
             sequence.computed += len(new)
-        samples = tuple(
-            SampleRow(row, s.sampling, len(s.answer)) for row, (s, _) in enumerate(work) if s.computed == len(s.tokens)
-        )
+        eos = self.runner.eos_token_ids
+        samples = [s.sample_row(row, eos) for row, (s, _) in enumerate(work) if s.computed == len(s.tokens)]
         batch = Batch(
             token_ids=np.concatenate(news).astype(np.int64),
             cu_seqlens=np.cumsum([0, *map(len, news)]).astype(np.int32),
             context_lens=np.array([s.computed for s, _ in work], dtype=np.int32),
             block_tables=tuple(np.array(s.table, dtype=np.int64) for s, _ in work),
-            samples=samples,
+            samples=tuple(samples),
+            scores=tuple(scores),
         )
-        for sample, token in zip(samples, self.runner.run(batch, on_layers), strict=True):
-            work[sample.row][0].tokens.append(int(token))
-            work[sample.row][0].answer.append(int(token))
+        result = self.runner.run(batch, on_layers)
+        for score, logprobs in zip(scores, result.scores, strict=True):
+            work[score.row][0].prompt_logprobs += logprobs
+        for sample, token, one in zip(samples, result.token_ids.tolist(), result.logprobs, strict=True):
+            sequence = work[sample.row][0]
+            sequence.tokens.append(token)
+            sequence.answer.append(token)
+            sequence.logprobs.append(one)
 
     def answer(self, sequence: Driven, count: int, chunk: int = 10**9) -> list[int]:
         """Generate alone until the answer has ``count`` tokens."""

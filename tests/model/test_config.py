@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from twinpool.core.errors import SpecError
-from twinpool.model.config import DUMMY_SHAPES, load_model_config
+from twinpool.model.config import load_model_config
+from twinpool.model.dummy_shapes import DUMMY_SHAPES
 
 DEMO = Path(__file__).resolve().parents[2] / "examples" / "models" / "tiny"
 
@@ -17,7 +18,7 @@ def test_new_and_old_spelling_mean_the_same(write_config):
         write_config(dtype=..., torch_dtype="float32", rope_parameters=..., rope_theta=5e5, rope_scaling=None)
     )
     assert new == old
-    assert (new.rope_theta, new.dtype) == (5e5, "float32")
+    assert (new.rope.theta, new.dtype) == (5e5, "float32")
 
 
 def test_fields_left_out_take_the_values_that_transformers_gives_them(write_config):
@@ -34,7 +35,7 @@ def test_fields_left_out_take_the_values_that_transformers_gives_them(write_conf
         )
     )
     assert (config.head_dim, config.num_kv_heads, config.rms_norm_eps) == (16, 3, 1e-6)
-    assert (config.rope_theta, config.max_position_embeddings) == (10_000.0, 2048)
+    assert (config.rope.theta, config.max_position_embeddings) == (10_000.0, 2048)
     assert (config.tie_word_embeddings, config.dtype) == (False, "float32")
 
 
@@ -54,16 +55,21 @@ def test_generation_config_goes_before_config_for_end_tokens(write_config):
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"model_type": "gpt2"}, r"model_type 'gpt2' is not supported; supported: llama"),
+        ({"model_type": "gpt2"}, r"model_type 'gpt2' is not supported; supported: llama, mistral, qwen2, qwen3"),
+        ({"model_type": ["llama"]}, r"model_type \['llama'\] is not supported"),
+        ({"model_type": "qwen2"}, r"architectures \['LlamaForCausalLM'\] is not supported; supported: \['Qwen2For"),
         ({"model_type": ...}, r"model_type None is not supported"),
         ({"architectures": ["LlamaForSequenceClassification"]}, r"architectures \['LlamaForSeq"),
         ({"hidden_act": "gelu"}, r"hidden_act 'gelu' is not supported"),
-        ({"attention_bias": True}, r"attention_bias True is not supported"),
-        ({"mlp_bias": True}, r"mlp_bias True is not supported"),
-        ({"sliding_window": 4096}, r"sliding_window 4096 is not supported"),
+        ({"attention_bias": 1}, r"attention_bias 1 must be true or false"),
+        ({"sliding_window": 4096}, r"sliding_window 4096 is not supported for model_type 'llama'"),
+        ({"layer_types": ["full_attention"]}, r"layer_types .* is not supported for model_type 'llama'"),
+        ({"use_sliding_window": True}, r"use_sliding_window True is not supported for model_type 'llama'"),
+        ({"num_hidden_layers": 5000}, r"num_hidden_layers 5000 must be a positive whole number, at most 4096"),
+        ({"num_attention_heads": 0}, r"num_attention_heads 0 must be"),
+        ({"rms_norm_eps": 10**400}, r"rms_norm_eps 10+ must be a positive number"),
         ({"quantization_config": {"quant_method": "awq"}}, r"quantization_config .*awq.* is not supported"),
-        ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5}}, r"rope_parameters.rope_type 'llama3' is not"),
-        ({"rope_parameters": ..., "rope_scaling": {"type": "linear", "factor": 2}}, r"rope_scaling.rope_type 'linear'"),
+        ({"partial_rotary_factor": 0.25}, r"partial_rotary_factor 0.25 is not supported"),
         ({"rope_parameters": {"partial_rotary_factor": 0.5}}, r"partial_rotary_factor 0.5 is not supported"),
         ({"rope_parameters": [1]}, r"rope_parameters \[1\] must be an object"),
         ({"dtype": "float64"}, r"dtype 'float64' is not supported; supported: float32, bfloat16, float16"),
@@ -108,13 +114,29 @@ def test_a_missing_directory_is_named(tmp_path):
         load_model_config(f"{tmp_path}/nowhere")
 
 
-def test_every_dummy_shape_loads_and_an_unknown_one_lists_them():
-    for name, shape in DUMMY_SHAPES.items():
-        config = load_model_config(f"dummy:{name}")
-        assert config == shape
-        assert config.num_heads % config.num_kv_heads == 0
-        assert config.dtype == "bfloat16"
-    with pytest.raises(SpecError, match=r"dummy:huge: no such shape; known: dummy:tiny, .*dummy:llama-3-8b"):
+@pytest.mark.parametrize(
+    ("name", "parameters", "windows"),
+    [
+        ("tiny", None, None),
+        ("llama-3.2-1b", 1_235_814_400, None),
+        ("llama-3-8b", 8_030_261_248, None),
+        ("llama-3-70b", 70_553_706_496, None),
+        ("mistral-7b", 7_241_732_096, 4096),
+        ("qwen2.5-0.5b", 494_032_768, None),
+        ("qwen2.5-7b", 7_615_616_512, None),
+        ("qwen3-0.6b", 596_049_920, None),
+    ],
+)
+def test_dummy_shapes_have_as_many_parameters_as_the_published_models(name, parameters, windows):
+    config = load_model_config(f"dummy:{name}")
+    assert parameters is None or config.num_parameters == parameters
+    assert (config.dtype, config.eos_token_ids) == ("bfloat16", ())
+    assert config.windows == (windows,) * config.num_layers
+
+
+def test_an_unknown_dummy_shape_lists_the_known_ones():
+    assert all(load_model_config(f"dummy:{name}") for name in DUMMY_SHAPES)
+    with pytest.raises(SpecError, match=r"dummy:huge: no such shape; known: dummy:tiny, .*dummy:qwen3-0\.6b"):
         load_model_config("dummy:huge")
 
 

@@ -96,3 +96,10 @@ def test_blocks_are_counted_by_whole_ones():
 def test_memory_that_cannot_be_had_is_refused_by_name():
     with pytest.raises(SpecError, match=r"kv\.memory: cannot allocate \d+ bytes on cpu"):
         TorchKVCache(layout(), 2**46)
+
+
+@pytest.mark.parametrize("memory", [100_000, 99_999, 65_536, 1_000_001])
+def test_a_worker_keeps_as_much_kv_as_it_was_given_rounded_down_to_whole_blocks(write_llama, load_driver, memory):
+    cache = load_driver(write_llama(), kv_bytes=memory).runner.cache
+    assert cache.tensor.nbytes == memory - memory % cache.layout.block_bytes
+    assert cache.num_blocks == memory // cache.layout.block_bytes > 1

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from twinpool.core.messages import SamplingParams
+from twinpool.core.sampling import SamplingParams
 from twinpool.model.modelled_kv import choose_token, kv_words, mix, mix_one, oracle_tokens, read_weights, state_steps
 from twinpool.model.modelled_shape import ModelledShape, StepLatency
 

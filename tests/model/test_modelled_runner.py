@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from twinpool.core.errors import SpecError
-from twinpool.core.messages import SamplingParams
+from twinpool.core.sampling import SamplingParams
 from twinpool.model.batch import Batch, Runner, SampleRow
 from twinpool.model.modelled_kv import oracle_tokens
 from twinpool.model.modelled_runner import ModelledRunner, load_modelled
@@ -74,7 +74,7 @@ def decode(runner: Runner, ids: Sequence[int], table: Sequence[int], num_tokens:
     ids = list(ids)
     num_prompt = len(ids)
     for _ in range(num_tokens):
-        (token,) = runner.run(make_batch([(ids, start, table)]))
+        (token,) = runner.run(make_batch([(ids, start, table)])).token_ids
         start = len(ids)
         ids.append(int(token))
     return ids[num_prompt:]
@@ -101,7 +101,7 @@ def test_answers_do_not_depend_on_chunks_batches_or_blocks(
         samples = [SampleRow(row, sampling, index[row]) for row in range(len(ids)) if ends[row] == len(ids[row])]
         tokens = runner.run(
             Batch(batch.token_ids, batch.cu_seqlens, batch.context_lens, batch.block_tables, tuple(samples))
-        )
+        ).token_ids
         for sample, token in zip(samples, tokens, strict=True):
             ids[sample.row].append(int(token))
         computed = ends
@@ -175,9 +175,13 @@ def test_rows_may_be_sampled_often_or_not_at_all() -> None:
     runner, _ = make_runner()
     batch = make_batch([(PROMPT, 0, [0, 1, 2]), (PROMPT[:3], 0, [3])])
     samples = (SampleRow(1, SEEDED, 0, 0), SampleRow(1, SEEDED, 0, 1))
-    tokens = runner.run(Batch(batch.token_ids, batch.cu_seqlens, batch.context_lens, batch.block_tables, samples))
+    tokens = runner.run(
+        Batch(batch.token_ids, batch.cu_seqlens, batch.context_lens, batch.block_tables, samples)
+    ).token_ids
     assert tokens.tolist() == [oracle_tokens(SHAPE, PROMPT[:3], SEEDED, 1, choice=choice)[0] for choice in (0, 1)]
-    assert runner.run(Batch(*[getattr(batch, name) for name in batch.__slots__[:4]], samples=())).shape == (0,)
+    assert runner.run(Batch(*[getattr(batch, name) for name in batch.__slots__[:4]], samples=())).token_ids.shape == (
+        0,
+    )
 
 
 def test_memory_for_less_than_a_block_is_refused() -> None:

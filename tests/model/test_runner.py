@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from twinpool.core.errors import SpecError
-from twinpool.core.messages import SamplingParams
+from twinpool.core.sampling import SamplingParams
 from twinpool.model.batch import NO_TOKEN, Batch, SampleRow
 from twinpool.model.runner import TorchRunner
 
@@ -156,7 +156,7 @@ def test_a_token_outside_the_vocabulary_raises_and_the_runner_goes_on(write_llam
 def test_a_batch_without_samples_returns_no_ids(write_llama, load_driver):
     driver = load_driver(write_llama())
     batch = Batch(np.arange(3), np.array([0, 3], np.int32), np.array([3], np.int32), (np.array([0]),), ())
-    assert driver.runner.run(batch).shape == (0,)
+    assert driver.runner.run(batch).token_ids.shape == (0,)
 
 
 def test_kv_memory_is_rounded_down_to_whole_blocks(write_llama, load_driver):
@@ -177,5 +177,5 @@ def test_a_dummy_model_runs_in_bfloat16_and_never_ends_by_itself():
     runner = TorchRunner.load("dummy:tiny", max_model_len=64, kv_bytes=1 << 20, block_tokens=16)
     rows = (SampleRow(0, SamplingParams(temperature=0.0), 0),)
     batch = Batch(np.arange(5), np.array([0, 5], np.int32), np.array([5], np.int32), (np.array([1]),), rows)
-    assert 0 <= runner.run(batch)[0] < runner.vocab_size
+    assert 0 <= runner.run(batch).token_ids[0] < runner.vocab_size
     assert (runner.eos_token_ids, runner.cache.layout.dtype) == ((), "bfloat16")

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from twinpool.core.messages import MAX_SEED, SamplingParams
+from twinpool.core.sampling import MAX_SEED, SamplingParams
 from twinpool.model.batch import NO_TOKEN, SampleRow
 from twinpool.model.sampling import sample
 

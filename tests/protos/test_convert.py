@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from twinpool.core.errors import Internal, InvalidRequest
-from twinpool.core.messages import FailureKind, FinishReason, Goal, Request, SamplingParams, WorkerAddress
+from twinpool.core.messages import FailureKind, FinishReason, Goal, Request, WorkerAddress
+from twinpool.core.sampling import SamplingParams, TokenLogprobs
 from twinpool.protos import convert
 from twinpool.protos.twinpool.v1 import generation_pb2, worker_pb2
 
@@ -58,16 +59,25 @@ def test_every_field_of_the_messages_and_of_the_values_is_converted() -> None:
     assert request_names == set(worker_pb2.RequestSpec.DESCRIPTOR.fields_by_name)
 
 
-def test_sampling_that_is_not_supported_yet_travels_too() -> None:
+def test_all_of_sampling_travels() -> None:
     params = SamplingParams(
-        min_tokens=3, min_p=0.1, repetition_penalty=1.1, presence_penalty=0.2, frequency_penalty=0.3,
-        logit_bias=((1, 2.0), (5, -1.0)), stop=("a", "b"), logprobs=4, n=2, seed=1,
+        max_tokens=99, min_tokens=3, temperature=0.5, top_k=7, top_p=0.5, min_p=0.25, repetition_penalty=1.5,
+        presence_penalty=0.5, frequency_penalty=-0.5, logit_bias=((1, 2.0), (5, -1.0)), stop=("a", "b"),
+        stop_token_ids=(4, 2), ignore_eos=True, logprobs=4, prompt_logprobs=0, n=2, seed=1,
     )  # fmt: skip
-    message = convert.sampling_to_proto(params)
-    scalars = {name: getattr(message, name) for name in convert.SAMPLING_SCALARS}
-    assert scalars == {name: getattr(params, name) for name in convert.SAMPLING_SCALARS}
-    assert dict(message.logit_bias) == {1: 2.0, 5: -1.0}
-    assert list(message.stop) == ["a", "b"]
+    defaults = SamplingParams()
+    assert all(getattr(params, field.name) != getattr(defaults, field.name) for field in dataclasses.fields(params))
+    assert convert.sampling_from_proto(convert.sampling_to_proto(params)) == params
+
+
+def test_logprobs_travel() -> None:
+    logprobs = TokenLogprobs(7, -0.5, ((9, -0.25), (7, -0.5)))
+    assert convert.logprobs_from_proto(convert.logprobs_to_proto(logprobs)) == logprobs
+
+
+def test_logprobs_whose_alternatives_do_not_pair_are_refused() -> None:
+    with pytest.raises(Internal, match="more ids"):
+        convert.logprobs_from_proto(generation_pb2.TokenLogprobs(top_ids=[1, 2], top_logprobs=[0.0]))
 
 
 def test_unset_sampling_fields_take_the_defaults() -> None:
@@ -91,12 +101,20 @@ def test_unset_sampling_fields_take_the_defaults() -> None:
         ("max_tokens", -5),
         ("max_tokens", 2**62),
         ("min_p", float("nan")),
-        ("n", 2),
-        ("logprobs", 1),
-        ("stop", ["x"]),
+        ("n", 129),
+        ("n", -1),
+        ("logprobs", 21),
+        ("prompt_logprobs", -1),
+        ("min_tokens", 257),
+        ("repetition_penalty", float("inf")),
+        ("presence_penalty", 2.5),
+        ("frequency_penalty", float("nan")),
+        ("stop", [""]),
+        ("stop", ["x"] * 17),
         ("stop_token_ids", [2**31]),
         ("stop_token_ids", [1] * 65),
-        ("logit_bias", {3: 1.0}),
+        ("logit_bias", {3: float("nan")}),
+        ("logit_bias", {2**31: 1.0}),
     ],
 )
 def test_sampling_outside_its_limits_is_refused_by_name(field: str, value: object) -> None:

@@ -1,6 +1,7 @@
 """A demand says of a request what workers will hold for it."""
 
-from twinpool.core.messages import Goal, Request, SamplingParams
+from twinpool.core.messages import Goal, Request
+from twinpool.core.sampling import SamplingParams
 from twinpool.router.demand import Demand
 
 

@@ -3,7 +3,8 @@
 import pytest
 
 from twinpool.core.errors import AttemptsExhausted, Corrupted
-from twinpool.core.messages import FailureKind, FinishReason, Goal, Request, SamplingParams
+from twinpool.core.messages import FailureKind, FinishReason, Goal, Request
+from twinpool.core.sampling import SamplingParams, TokenLogprobs
 from twinpool.router.ledger import Accepted, Ledger
 from twinpool.router.recovery import Decision, GiveUp, Retarget, Retry
 from twinpool.router.route import Route
@@ -72,6 +73,20 @@ def test_a_retry_goes_on_from_the_accepted_tokens_with_its_first_arrival() -> No
     ledger.dispatched("r", PAIR)
     assert ledger.delta("r", 0, 2, (66,)) == Accepted(2)
     assert ledger.delta("r", 1, 2, (9,)) == Accepted(2, (9,))
+
+
+def test_logprobs_are_accepted_with_their_tokens_whatever_attempt_sent_them() -> None:
+    def scored(*token_ids: int) -> tuple[TokenLogprobs, ...]:
+        return tuple(TokenLogprobs(token_id, -1.0) for token_id in token_ids)
+
+    ledger = opened()
+    assert ledger.delta("r", 0, 1, (8,), None, scored(8)) == Accepted(0)
+    assert ledger.delta("r", 0, 0, (7,), None, scored(7)).logprobs == scored(7, 8)
+    ledger.delta("r", 0, 5, (9,), None, scored(9))  # beyond a gap: never accepted
+    fail(ledger, FailureKind.INTERNAL, "d")
+    ledger.dispatched("r", PAIR)
+    assert ledger.delta("r", 0, 2, (66,), None, scored(66)).logprobs == ()
+    assert ledger.delta("r", 1, 2, (9, 10), STOP, scored(9, 10)) == Accepted(2, (9, 10), STOP, (), scored(9, 10))
 
 
 def test_one_failure_has_one_consequence() -> None:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from twinpool.core.errors import AttemptsExhausted, Corrupted
-from twinpool.core.messages import FailureKind, FinishReason, Goal, Request, SamplingParams
+from twinpool.core.messages import FailureKind, FinishReason, Goal, Request
+from twinpool.core.sampling import SamplingParams
 from twinpool.router.ledger import Ledger
 from twinpool.router.recovery import Decision, GiveUp, Retarget, Retry
 from twinpool.router.route import Route

@@ -42,7 +42,7 @@ class AttachHello(_message.Message):
     def __init__(self, gateway_id: _Optional[str] = ...) -> None: ...
 
 class RequestSpec(_message.Message):
-    __slots__ = ("request_id", "epoch", "token_ids", "num_prompt_tokens", "sampling", "goal", "priority", "age_s", "tenant_salt")
+    __slots__ = ("request_id", "epoch", "token_ids", "num_prompt_tokens", "sampling", "goal", "priority", "age_s", "tenant_salt", "choice")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
@@ -52,6 +52,7 @@ class RequestSpec(_message.Message):
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     AGE_S_FIELD_NUMBER: _ClassVar[int]
     TENANT_SALT_FIELD_NUMBER: _ClassVar[int]
+    CHOICE_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     epoch: int
     token_ids: _containers.RepeatedScalarFieldContainer[int]
@@ -61,7 +62,8 @@ class RequestSpec(_message.Message):
     priority: int
     age_s: float
     tenant_salt: str
-    def __init__(self, request_id: _Optional[str] = ..., epoch: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., num_prompt_tokens: _Optional[int] = ..., sampling: _Optional[_Union[_generation_pb2.SamplingParams, _Mapping]] = ..., goal: _Optional[_Union[_generation_pb2.Goal, _Mapping]] = ..., priority: _Optional[int] = ..., age_s: _Optional[float] = ..., tenant_salt: _Optional[str] = ...) -> None: ...
+    choice: int
+    def __init__(self, request_id: _Optional[str] = ..., epoch: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., num_prompt_tokens: _Optional[int] = ..., sampling: _Optional[_Union[_generation_pb2.SamplingParams, _Mapping]] = ..., goal: _Optional[_Union[_generation_pb2.Goal, _Mapping]] = ..., priority: _Optional[int] = ..., age_s: _Optional[float] = ..., tenant_salt: _Optional[str] = ..., choice: _Optional[int] = ...) -> None: ...
 
 class PrefillOrder(_message.Message):
     __slots__ = ("request", "target", "expects_parked")
@@ -136,7 +138,7 @@ class StepOutput(_message.Message):
     def __init__(self, deltas: _Optional[_Iterable[_Union[Delta, _Mapping]]] = ..., failures: _Optional[_Iterable[_Union[Failure, _Mapping]]] = ..., view: _Optional[_Union[WorkerView, _Mapping]] = ...) -> None: ...
 
 class Delta(_message.Message):
-    __slots__ = ("request_id", "epoch", "index", "token_ids", "finish_reason", "prefill", "handoff")
+    __slots__ = ("request_id", "epoch", "index", "token_ids", "finish_reason", "prefill", "handoff", "logprobs", "prompt_logprobs")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     INDEX_FIELD_NUMBER: _ClassVar[int]
@@ -144,6 +146,8 @@ class Delta(_message.Message):
     FINISH_REASON_FIELD_NUMBER: _ClassVar[int]
     PREFILL_FIELD_NUMBER: _ClassVar[int]
     HANDOFF_FIELD_NUMBER: _ClassVar[int]
+    LOGPROBS_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     epoch: int
     index: int
@@ -151,7 +155,9 @@ class Delta(_message.Message):
     finish_reason: _generation_pb2.FinishReason
     prefill: PrefillTiming
     handoff: HandoffTiming
-    def __init__(self, request_id: _Optional[str] = ..., epoch: _Optional[int] = ..., index: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., finish_reason: _Optional[_Union[_generation_pb2.FinishReason, str]] = ..., prefill: _Optional[_Union[PrefillTiming, _Mapping]] = ..., handoff: _Optional[_Union[HandoffTiming, _Mapping]] = ...) -> None: ...
+    logprobs: _containers.RepeatedCompositeFieldContainer[_generation_pb2.TokenLogprobs]
+    prompt_logprobs: _containers.RepeatedCompositeFieldContainer[_generation_pb2.TokenLogprobs]
+    def __init__(self, request_id: _Optional[str] = ..., epoch: _Optional[int] = ..., index: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., finish_reason: _Optional[_Union[_generation_pb2.FinishReason, str]] = ..., prefill: _Optional[_Union[PrefillTiming, _Mapping]] = ..., handoff: _Optional[_Union[HandoffTiming, _Mapping]] = ..., logprobs: _Optional[_Iterable[_Union[_generation_pb2.TokenLogprobs, _Mapping]]] = ..., prompt_logprobs: _Optional[_Iterable[_Union[_generation_pb2.TokenLogprobs, _Mapping]]] = ...) -> None: ...
 
 class PrefillTiming(_message.Message):
     __slots__ = ("queue_s", "prefill_s", "cached_tokens")
@@ -188,7 +194,7 @@ class Failure(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., epoch: _Optional[int] = ..., kind: _Optional[_Union[FailureKind, str]] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class WorkerView(_message.Message):
-    __slots__ = ("version", "free_blocks", "running", "context_tokens", "waiting_prefills", "waiting_prefill_tokens", "reservations", "reserved_blocks", "parked_blocks", "peak_blocks", "cause")
+    __slots__ = ("version", "free_blocks", "running", "context_tokens", "waiting_prefills", "waiting_prefill_tokens", "reservations", "reserved_blocks", "parked_blocks", "peak_blocks", "cause", "preempted")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     FREE_BLOCKS_FIELD_NUMBER: _ClassVar[int]
     RUNNING_FIELD_NUMBER: _ClassVar[int]
@@ -200,6 +206,7 @@ class WorkerView(_message.Message):
     PARKED_BLOCKS_FIELD_NUMBER: _ClassVar[int]
     PEAK_BLOCKS_FIELD_NUMBER: _ClassVar[int]
     CAUSE_FIELD_NUMBER: _ClassVar[int]
+    PREEMPTED_FIELD_NUMBER: _ClassVar[int]
     version: int
     free_blocks: int
     running: int
@@ -211,7 +218,8 @@ class WorkerView(_message.Message):
     parked_blocks: int
     peak_blocks: int
     cause: str
-    def __init__(self, version: _Optional[int] = ..., free_blocks: _Optional[int] = ..., running: _Optional[int] = ..., context_tokens: _Optional[int] = ..., waiting_prefills: _Optional[int] = ..., waiting_prefill_tokens: _Optional[int] = ..., reservations: _Optional[int] = ..., reserved_blocks: _Optional[int] = ..., parked_blocks: _Optional[int] = ..., peak_blocks: _Optional[int] = ..., cause: _Optional[str] = ...) -> None: ...
+    preempted: int
+    def __init__(self, version: _Optional[int] = ..., free_blocks: _Optional[int] = ..., running: _Optional[int] = ..., context_tokens: _Optional[int] = ..., waiting_prefills: _Optional[int] = ..., waiting_prefill_tokens: _Optional[int] = ..., reservations: _Optional[int] = ..., reserved_blocks: _Optional[int] = ..., parked_blocks: _Optional[int] = ..., peak_blocks: _Optional[int] = ..., cause: _Optional[str] = ..., preempted: _Optional[int] = ...) -> None: ...
 
 class PeerMessage(_message.Message):
     __slots__ = ("hello", "open_link", "link_ready", "link_closed", "started", "grant", "next", "seal", "committed", "abort", "stopped", "heartbeat")

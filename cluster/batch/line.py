@@ -1,0 +1,105 @@
+"""One line of a batch's input: a request, or what is wrong with it.
+
+Pure. Knows the batch format; what a body may say is openai_bodies' business.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from twinpool.cluster.openai_bodies import Ask, Endpoint, read_body
+from twinpool.core.errors import InvalidRequest
+from twinpool.core.limits import shown
+
+MAX_LINE_BYTES = 16 * 2**20  # a gateway takes messages far smaller than this
+
+Key = str | int  # a line's custom_id, or its number where it has none
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why a line has no answer; ``param`` is the field at fault."""
+
+    code: str
+    message: str
+    param: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line, from 1. ``custom_id`` is None where it cannot be told, and then there is a problem."""
+
+    number: int
+    custom_id: str | None
+    content: Ask | Problem
+    body: Any = None
+
+    @property
+    def key(self) -> Key:
+        """What the line is known by in the output."""
+        return self.number if self.custom_id is None else self.custom_id
+
+
+def read_line(number: int, raw: bytes) -> Line:
+    """Read one line; whatever is wrong with it is part of the value."""
+    found = _fields(number, raw)
+    if isinstance(found, Problem):
+        return Line(number, None, found)
+    custom_id = found["custom_id"]
+    try:
+        return Line(number, custom_id, _ask(found), found["body"])
+    except InvalidRequest as error:
+        return Line(number, custom_id, refusal(error))
+
+
+def read_key(number: int, raw: bytes) -> Key:
+    """The key of the line alone, which is all that the first look at an input needs."""
+    found = _fields(number, raw)
+    return number if isinstance(found, Problem) else str(found["custom_id"])
+
+
+def refusal(error: InvalidRequest) -> Problem:
+    """A request's problem, told as OpenAI tells it."""
+    return Problem("invalid_request", str(error), error.field)
+
+
+def _fields(number: int, raw: bytes) -> dict[str, Any] | Problem:
+    """A line's fields, its custom_id checked."""
+    if len(raw) > MAX_LINE_BYTES:
+        return Problem("invalid_json", f"line {number} is longer than {MAX_LINE_BYTES} bytes")
+    try:
+        fields = json.loads(raw.decode(), parse_constant=_refuse_constant)
+    except RecursionError:
+        return Problem("invalid_json", f"line {number} is nested too deeply")
+    except ValueError as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+        return Problem("invalid_json", f"line {number} is no JSON: {error}")
+    if not isinstance(fields, dict):
+        return Problem("invalid_json", f"line {number} is no JSON object, but {shown(fields)}")
+    if "custom_id" not in fields:
+        return Problem("invalid_custom_id", f"line {number} has no custom_id", "custom_id")
+    custom_id = fields["custom_id"]
+    if not isinstance(custom_id, str) or not custom_id:
+        what = f"line {number} has the custom_id {shown(custom_id)}, which must be text"
+        return Problem("invalid_custom_id", what, "custom_id")
+    return fields
+
+
+def _ask(fields: dict[str, Any]) -> Ask:
+    for name in ("method", "url", "body"):
+        if name not in fields:
+            raise InvalidRequest(name, "is missing")
+    unknown = sorted(set(fields) - {"custom_id", "method", "url", "body"})
+    if unknown:
+        raise InvalidRequest(unknown[0], "is not a key of a batch line: custom_id, method, url, body")
+    if fields["method"] != "POST":
+        raise InvalidRequest("method", f"must be POST, not {shown(fields['method'])}")
+    if fields["url"] not in list(Endpoint):
+        raise InvalidRequest("url", f"must be {' or '.join(Endpoint)}, not {shown(fields['url'])}")
+    ask = read_body(Endpoint(fields["url"]), fields["body"])
+    if ask.stream:
+        raise InvalidRequest("stream", "is not possible in a batch: leave it out")
+    return ask
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON number")

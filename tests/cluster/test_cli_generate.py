@@ -1,0 +1,85 @@
+"""`twinpool generate` against a running gateway: every option arrives, and what comes back is printed."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from tests.cluster.local_cluster import make_plan, running
+from tests.cluster.modelled_text import expected_answer, text_tokenizer, write_text_model
+from twinpool.cluster.cli import app
+from twinpool.core.errors import InvalidRequest
+from twinpool.core.sampling import LIMITS
+
+pytestmark = pytest.mark.slow
+PROMPT = "say: "
+SAMPLING: dict[str, Any] = {"max_tokens": 12, "temperature": 0.5, "seed": 3}
+OPTIONS = ("--max-tokens", "12", "--temperature", "0.5", "--seed", "3")
+
+
+def ask(folder: Path, *calls: tuple[str, ...]) -> list[str]:
+    """What the command prints, for each set of options, of one cluster."""
+
+    async def scenario() -> list[str]:
+        async with running(make_plan(1, 1, model=write_text_model(folder))) as cluster:
+            address = ("--address", cluster.addresses[0])
+            return [await asyncio.to_thread(printed, *options, *address) for options in calls]
+
+    return asyncio.run(scenario())
+
+
+def printed(*options: str) -> str:
+    result = CliRunner().invoke(app, ["generate", PROMPT, *options])
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_what_is_asked_for_is_printed(tmp_path: Path) -> None:
+    prompt_ids = text_tokenizer().encode(PROMPT)
+    whole = expected_answer(prompt_ids, **SAMPLING).text
+    stop = whole[9:12]
+    one, several, as_json = ask(
+        tmp_path,
+        (*OPTIONS, "--stop", stop, "--echo"),
+        (*OPTIONS, "-n", "2", "--logprobs", "0"),
+        (*OPTIONS, "--n", "2", "--stop", stop, "--stop", "never", "--prompt-logprobs", "0", "--json"),
+    )
+    assert one == PROMPT + expected_answer(prompt_ids, stop=(stop,), **SAMPLING).text + "\n"
+    for choice in (0, 1):
+        expected = expected_answer(prompt_ids, choice, **SAMPLING)
+        assert f"--- {choice}: 12 tokens, length\n{expected.text}" in several
+        assert f"answer {choice}" in several
+    result = json.loads(as_json)
+    wanted = [expected_answer(prompt_ids, choice, stop=(stop, "never"), **SAMPLING) for choice in (0, 1)]
+    assert [choice["text"] for choice in result["choices"]] == [answer.text for answer in wanted]
+    assert [logprob["token_id"] for logprob in result["prompt_logprobs"]] == prompt_ids[1:]
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (("--logit-bias", "five"), "ID=BIAS"),
+        (("--logit-bias", "5=x"), "ID=BIAS"),
+        (("--n", "0"), "sampling.n"),
+        (("--stop", ""), "sampling.stop"),
+        (("--min-tokens", "200"), "sampling.min_tokens"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_sent(options: tuple[str, ...], why: str) -> None:
+    result = CliRunner().invoke(app, ["generate", PROMPT, *options, "--address", "127.0.0.1:1"])
+    if isinstance(result.exception, SystemExit):
+        assert result.exit_code == 2
+        assert why in result.output
+    else:
+        assert isinstance(result.exception, InvalidRequest)  # exit code 2, by main
+        assert result.exception.field == why
+
+
+def test_every_sampling_parameter_is_an_option() -> None:
+    known = {option for parameter in get_command(app).commands["generate"].params for option in parameter.opts}
+    for name in LIMITS:
+        assert f"--{name.replace('_', '-').removesuffix('s' if name == 'stop_token_ids' else '')}" in known
