@@ -47,18 +47,24 @@ class Answer:
         self._finish = FinishReason.STOP if self._stops.is_complete else piece.finish_reason
         if self._finish is not None and not self._stops.is_complete:
             text += self._flush()
+        if is_first:
+            text = self._call.echo + text
         response = pb.GenerateResponse(
-            request_id=self._request_id,
-            choice=self._choice,
-            index=piece.index,
-            token_ids=piece.token_ids[:num_kept],
-            text=self._call.echo + text if is_first else text,
-            finish_reason=finish_reason_to_proto(self._finish),
-            logprobs=self._logprobs(piece)[:num_kept],
+            request_id=self._request_id, index=piece.index, token_ids=piece.token_ids[:num_kept], text=text
         )
-        if is_first and self._choice == 0:
-            self._show_prompt(response, piece)
+        self._add_rare(response, piece, is_first=is_first)
         return response
+
+    def _add_rare(self, response: pb.GenerateResponse, piece: Piece, *, is_first: bool) -> None:
+        """Set the fields that most messages go without: naming a field costs time, even with its default."""
+        if self._choice:
+            response.choice = self._choice
+        if self._finish is not None:
+            response.finish_reason = finish_reason_to_proto(self._finish)
+        if self._call.sampling.logprobs is not None:
+            response.logprobs.extend(self._logprobs(piece)[: len(response.token_ids)])
+        if is_first and not self._choice:
+            self._show_prompt(response, piece)
 
     def _read(self, token_ids: Sequence[int]) -> tuple[str, int]:
         """(text that may be shown, how many of the tokens count)."""
@@ -87,8 +93,6 @@ class Answer:
         return text + self._stops.finish()
 
     def _logprobs(self, piece: Piece) -> list[pb.TokenLogprobs]:
-        if self._call.sampling.logprobs is None:
-            return []
         if len(piece.logprobs) != len(piece.token_ids):
             raise Internal(f"{len(piece.token_ids)} tokens came with {len(piece.logprobs)} logprobs")
         messages = [logprobs_to_proto(logprobs) for logprobs in piece.logprobs]

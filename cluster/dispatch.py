@@ -262,22 +262,22 @@ class Dispatcher:
         self._place_waiting()
 
     def _take_tokens(self, delta: pb.Delta, now: float) -> None:
-        flight = self._flights.get(delta.request_id)
+        """Pass on what is new in a delta. Runs for every token: fields that are used twice are read once."""
+        request_id, index = delta.request_id, delta.index
+        flight = self._flights.get(request_id)
         if flight is None:
             return
         note_timings(flight.record, delta)
         finish = finish_reason_from_proto(delta.finish_reason)
         token_ids, logprobs = tuple(delta.token_ids), read_logprobs(delta.logprobs)
-        accepted = self.ledger.delta(delta.request_id, delta.epoch, delta.index, token_ids, finish, logprobs)
-        if accepted.token_ids or accepted.finish_reason is not None:
-            is_first = accepted.index == delta.index == 0
-            prompt_logprobs = delta.prompt_logprobs if is_first else ()
-            piece = Piece(
-                accepted.index, accepted.token_ids, accepted.finish_reason, accepted.logprobs, prompt_logprobs
-            )
-            flight.push(piece, now)
-            self._begin_others(delta.request_id)
-        self._release(delta.request_id, accepted.release)
+        accepted = self.ledger.delta(request_id, delta.epoch, index, token_ids, finish, logprobs)
+        first, token_ids, finish, release, logprobs = accepted
+        if token_ids or finish is not None:
+            prompt_logprobs = delta.prompt_logprobs if first == index == 0 else ()
+            flight.push(Piece(first, token_ids, finish, logprobs, prompt_logprobs), now)
+            if request_id in self._others:
+                self._begin_others(request_id)
+        self._release(request_id, release)
 
     def _follow(self, decision: Decision) -> None:
         """A request that waits for another target may fail again, so every decision takes it out of the queue first."""

@@ -6,18 +6,21 @@ Knows no worker's protocol and no gRPC.
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain
+from typing import NamedTuple
 
 from twinpool.core.errors import TwinpoolError
 from twinpool.core.messages import FinishReason, Request
 from twinpool.core.sampling import TokenLogprobs
 from twinpool.protos.twinpool.v1 import generation_pb2
 
+MAX_JOINED = 256  # pieces that go out together: a message with logarithms stays small, however slowly a client reads
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+
+class Piece(NamedTuple):
     """Tokens accepted together; they begin at ``index`` of the answer. Logarithms where workers sent them."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index
     token_ids: tuple[int, ...]
     finish_reason: FinishReason | None
     logprobs: tuple[TokenLogprobs, ...] = ()  # of the tokens
@@ -55,7 +58,7 @@ class Flight:
     request: Request
     arrived_s: float
     deadline_s: float  # gateway clock
-    _news: asyncio.Queue[tuple[int, News]]
+    _inbox: "Inbox"
     record: Record = field(default_factory=Record)
 
     def push(self, piece: Piece, now: float) -> None:
@@ -65,11 +68,11 @@ class Flight:
             record.first_token_s = now if record.first_token_s is None else record.first_token_s
             record.last_token_s = now
             record.num_tokens += len(piece.token_ids)
-        self._news.put_nowait((self.request.choice, piece))
+        self._inbox.put(self.request.choice, piece)
 
     def fail(self, error: TwinpoolError) -> None:
         """End the stream with an error, after the tokens already passed on."""
-        self._news.put_nowait((self.request.choice, error))
+        self._inbox.put(self.request.choice, error)
 
     @property
     def ttft_s(self) -> float:
@@ -84,13 +87,61 @@ class Flight:
         return (last - first) / (count - 1) if first is not None and last is not None and count > 1 else 0.0
 
 
+class Inbox:
+    """What the answers of one call have to say until its one reader takes it. For one event loop, not for threads.
+
+    A reader that comes late takes all that an answer has said meanwhile as one piece, so that it catches up with fewer
+    messages; nobody waits for pieces to join.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: dict[int, list[News]] = {}  # by choice, in the order in which they began to wait
+        self._reader: asyncio.Future[None] | None = None
+
+    def put(self, choice: int, news: News) -> None:
+        """Keep it, and wake the reader. After an error of a choice, nothing may follow from it."""
+        waiting = self._waiting.get(choice)
+        if waiting is None:
+            self._waiting[choice] = [news]
+        else:
+            waiting.append(news)
+        reader, self._reader = self._reader, None
+        if reader is not None and not reader.done():  # done: cancelled
+            reader.set_result(None)
+
+    async def take(self) -> tuple[int, News]:
+        """The news of the choice that waited longest: an error, or its tokens up to now."""
+        while not self._waiting:
+            self._reader = asyncio.get_running_loop().create_future()
+            await self._reader
+        choice = next(iter(self._waiting))
+        news = self._waiting.pop(choice)
+        if len(news) == 1:
+            return choice, news[0]
+        pieces = [piece for piece in news[:MAX_JOINED] if isinstance(piece, Piece)]
+        if len(pieces) < len(news):
+            self._waiting[choice] = news[len(pieces) :]  # an error, or what is too much for one message
+        return choice, _joined(pieces)
+
+
+def _joined(pieces: Sequence[Piece]) -> Piece:
+    """One piece in place of several that follow each other."""
+    return Piece(
+        pieces[0].index,
+        tuple(chain.from_iterable([piece.token_ids for piece in pieces])),
+        pieces[-1].finish_reason,
+        tuple(chain.from_iterable([piece.logprobs for piece in pieces])),
+        pieces[0].prompt_logprobs,
+    )
+
+
 class Flights:
     """The answers of one client call, in the order in which they have news."""
 
     def __init__(self, requests: Sequence[Request], arrived_s: float, deadline_s: float) -> None:
         """``requests``: that of choice i at place i."""
-        self._news: asyncio.Queue[tuple[int, News]] = asyncio.Queue()
-        self.of_choice = tuple(Flight(request, arrived_s, deadline_s, self._news) for request in requests)
+        self._inbox = Inbox()
+        self.of_choice = tuple(Flight(request, arrived_s, deadline_s, self._inbox) for request in requests)
         self._open = {request.choice for request in requests}
 
     @property
@@ -103,9 +154,9 @@ class Flights:
         self._open.discard(choice)
 
     async def next_piece(self) -> tuple[int, Piece]:
-        """The next tokens, and of which choice they are. Raises the error that ended a choice, and so the call."""
+        """All next tokens of a choice, and which. Raises the error that ended a choice, and so the call."""
         while True:
-            choice, news = await self._news.get()
+            choice, news = await self._inbox.take()
             if choice not in self._open:
                 continue
             if isinstance(news, TwinpoolError):

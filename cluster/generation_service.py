@@ -6,8 +6,10 @@ Knows requests and text; where a request runs is the dispatcher's business.
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import Awaitable, Callable
 from typing import Any
+
+import grpc
 
 from twinpool.cluster.answer import Answer
 from twinpool.cluster.dispatch import Dispatcher
@@ -20,6 +22,8 @@ from twinpool.model.shape import ModelShape
 from twinpool.model.tokenizer import TextTokenizer
 from twinpool.protos.twinpool.v1 import generation_pb2 as pb
 from twinpool.protos.twinpool.v1 import generation_pb2_grpc
+
+Write = Callable[[pb.GenerateResponse], Awaitable[None]]
 
 log = logging.getLogger(__name__)
 
@@ -39,30 +43,27 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         self._dispatcher = dispatcher
         self._open: dict[str, Call] = {}  # by the ids that clients know
 
-    async def Generate(  # noqa: N802 - named by the protocol
-        self, message: pb.GenerateRequest, context: Any
-    ) -> AsyncIterator[pb.GenerateResponse]:
+    async def Generate(self, message: pb.GenerateRequest, context: Any) -> None:  # noqa: N802 - named by the protocol
+        """Stream the answers with ``context.write``: an async generator costs more for each message."""
         try:
-            async for response in self._generate(message, context.time_remaining()):
-                yield response
+            await self._generate(message, context)
+        except grpc.aio.BaseError:  # of the call itself, whose client has left: grpc.aio knows
+            raise
         except Exception as error:  # the outermost loop of a call: what is no TwinpoolError becomes Internal
             if not isinstance(error, TwinpoolError):
                 log.exception("a request failed")
             await abort(context, error)
 
-    async def _generate(
-        self, message: pb.GenerateRequest, deadline_s: float | None
-    ) -> AsyncIterator[pb.GenerateResponse]:
+    async def _generate(self, message: pb.GenerateRequest, context: Any) -> None:
         request_id = message.request_id or secrets.token_hex(8)
         call = await self._accept(message)
         if request_id in self._open:
             raise InvalidRequest("request_id", f"{request_id!r} is in use")
-        flights = self._dispatcher.submit(call.requests, deadline_s)
+        flights = self._dispatcher.submit(call.requests, context.time_remaining())
         self._open[request_id] = call
         try:
-            async for response in self._responses(call, flights, request_id):
-                yield response
-        finally:  # a client that leaves, or whose deadline passes, ends this generator
+            await self._respond(call, flights, request_id, context.write)
+        finally:  # a client that leaves, or whose deadline passes, cancels this coroutine
             del self._open[request_id]
             for request in call.requests:
                 self._dispatcher.finish(request.request_id)
@@ -86,8 +87,8 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
             return await asyncio.to_thread(self._intake.accept, message)
         return self._intake.accept(message)
 
-    async def _responses(self, call: Call, flights: Flights, request_id: str) -> AsyncIterator[pb.GenerateResponse]:
-        """The messages of all answers, in the order in which their tokens come."""
+    async def _respond(self, call: Call, flights: Flights, request_id: str, write: Write) -> None:
+        """Write the messages of all answers, in the order in which their tokens come."""
         answers = [Answer(call, request.choice, request_id, self._tokenizer) for request in call.requests]
         while flights.num_open:
             choice, piece = await flights.next_piece()
@@ -99,7 +100,7 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
                 first = flights.of_choice[0]
                 response.usage.CopyFrom(_usage(first, sum(answer.num_tokens for answer in answers)))
                 response.timings.CopyFrom(_timings(first))
-            yield response
+            await write(response)
 
 
 def _usage(flight: Flight, completion_tokens: int) -> pb.Usage:

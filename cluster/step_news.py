@@ -3,7 +3,7 @@
 Knows the worker's protocol; decides nothing.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from twinpool.cluster.flight import Record
 from twinpool.core.sampling import TokenLogprobs
@@ -30,9 +30,9 @@ def load_of(view: pb.WorkerView) -> WorkerLoad:
     )
 
 
-def read_logprobs(messages: Iterable[generation_pb2.TokenLogprobs]) -> tuple[TokenLogprobs, ...]:
+def read_logprobs(messages: Sequence[generation_pb2.TokenLogprobs]) -> tuple[TokenLogprobs, ...]:
     """Logarithms as they came. Raises Internal for a message that contradicts itself."""
-    return tuple([logprobs_from_proto(message) for message in messages])
+    return tuple([logprobs_from_proto(message) for message in messages]) if messages else ()
 
 
 def note_timings(record: Record, delta: pb.Delta) -> None:

@@ -57,7 +57,7 @@ def contiguous_runs(part: HeadSpan, layout: KVLayout, block_ids: Sequence[int]) 
 def message_bytes(source_run_bytes: int, target_run_bytes: int, chunk_bytes: int) -> int:
     """Size of each message in which a chunk moves, the same at both ends, from the ``run_bytes`` of both.
 
-    As large as is contiguous at both ends; but where that is under ``PACK_BELOW_BYTES``, the whole chunk in one message.
+    As large as is contiguous at both ends; where that is under ``PACK_BELOW_BYTES``, the whole chunk in one message.
     An end whose own runs are shorter than the message packs (or unpacks); another one sends (or receives) in place.
     """
     shared = min(source_run_bytes, target_run_bytes)  # the shorter run divides the longer one, and that the chunk

@@ -7,7 +7,7 @@ accepted here are the only truth: each index once, in order, whatever workers re
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import assert_never
+from typing import NamedTuple, assert_never
 
 from twinpool.core.errors import AttemptsExhausted, Corrupted, TwinpoolError
 from twinpool.core.messages import FailureKind, FinishReason, Request
@@ -16,15 +16,14 @@ from twinpool.router.route import Route
 from twinpool.router.token_stream import Logprobs, TokenStream
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
+class Accepted(NamedTuple):
     """Tokens to send to the client now; they begin at ``index`` of the answer. Nothing new: no tokens and no finish.
 
     ``release`` names workers that still expect work for an answer that is over: cancel the request there.
-    ``logprobs`` are those of the tokens, where workers sent them.
+    ``logprobs`` are those of the tokens, where workers sent them. A named tuple as `Taken` is, for the same reason.
     """
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index
     token_ids: tuple[int, ...] = ()
     finish_reason: FinishReason | None = None
     release: tuple[str, ...] = ()
