@@ -12,8 +12,9 @@ PYTEST := $(BIN)/pytest
 demo: $(STAMP)
 	$(BIN)/twinpool demo
 
+# Property tests with fewer examples than `make test` has.
 unit: $(STAMP)
-	$(PYTEST) -q -m 'not ray and not slow and not gpu and not soak'
+	HYPOTHESIS_PROFILE=unit $(PYTEST) -q -m 'not ray and not slow and not gpu and not soak'
 
 test: $(STAMP)
 	$(PYTEST) -q -m 'not gpu and not soak'

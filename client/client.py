@@ -71,10 +71,11 @@ class Client(_Connected):
         request_id: str | None = None,
         timeout: Timeout | None = None,
         echo: bool = False,
+        lossless_kv: bool = False,
         **sampling: Any,
     ) -> GenerationResult:
         """Return the whole answer to a prompt. Arguments and errors are those of ``stream`` and its iteration."""
-        request = build_request(prompt, model, goal, goal_class, request_id, sampling, echo)
+        request = build_request(prompt, model, goal, goal_class, request_id, sampling, echo, lossless_kv)
         with TokenStream(self._endpoints, request, choose_timeout(timeout, self._timeout), self._watchdog) as stream:
             for _ in stream:
                 pass
@@ -90,6 +91,7 @@ class Client(_Connected):
         request_id: str | None = None,
         timeout: Timeout | None = None,
         echo: bool = False,
+        lossless_kv: bool = False,
         **sampling: Any,
     ) -> TokenStream:
         """Send a prompt and return the stream of its tokens; leaving the stream early cancels the request.
@@ -102,6 +104,7 @@ class Client(_Connected):
             request_id: None to let the gateway choose.
             timeout: None for the client's; ``connect_s`` is always the client's.
             echo: the text of each answer begins with the prompt's.
+            lossless_kv: compute from exact KV only, in a cluster that moves KV in a lossy codec (``transfer.codec``).
             sampling: fields of ``SamplingParams`` by name: ``max_tokens=64, temperature=0.0, seed=7``. ``stop`` may be
                 one string or a list, ``logit_bias`` is a dict.
 
@@ -109,7 +112,7 @@ class Client(_Connected):
             TypeError: an unknown keyword, or a prompt of another type. Nothing was sent.
             InvalidRequest: a value outside its limits. Nothing was sent.
         """
-        request = build_request(prompt, model, goal, goal_class, request_id, sampling, echo)
+        request = build_request(prompt, model, goal, goal_class, request_id, sampling, echo, lossless_kv)
         return TokenStream(self._endpoints, request, choose_timeout(timeout, self._timeout), self._watchdog)
 
     def models(self) -> tuple[ModelInfo, ...]:
@@ -160,10 +163,11 @@ class AsyncClient(_Connected):
         request_id: str | None = None,
         timeout: Timeout | None = None,
         echo: bool = False,
+        lossless_kv: bool = False,
         **sampling: Any,
     ) -> GenerationResult:
         """Return the whole answer to a prompt; as ``Client.generate``."""
-        request = build_request(prompt, model, goal, goal_class, request_id, sampling, echo)
+        request = build_request(prompt, model, goal, goal_class, request_id, sampling, echo, lossless_kv)
         async with AsyncTokenStream(self._endpoints, request, choose_timeout(timeout, self._timeout)) as stream:
             async for _ in stream:
                 pass
@@ -179,10 +183,11 @@ class AsyncClient(_Connected):
         request_id: str | None = None,
         timeout: Timeout | None = None,
         echo: bool = False,
+        lossless_kv: bool = False,
         **sampling: Any,
     ) -> AsyncTokenStream:
         """Send a prompt and return the stream of its tokens; as ``Client.stream``. Call it in a running event loop."""
-        request = build_request(prompt, model, goal, goal_class, request_id, sampling, echo)
+        request = build_request(prompt, model, goal, goal_class, request_id, sampling, echo, lossless_kv)
         return AsyncTokenStream(self._endpoints, request, choose_timeout(timeout, self._timeout))
 
     async def models(self) -> tuple[ModelInfo, ...]:

@@ -29,6 +29,7 @@ def build_request(
     request_id: str | None,
     sampling: Mapping[str, Any],
     echo: bool = False,
+    lossless_kv: bool = False,
 ) -> generation_pb2.GenerateRequest:
     """Return the message; only the sampling fields that are given are set in it.
 
@@ -36,14 +37,16 @@ def build_request(
         TypeError: an unknown sampling keyword, or a prompt that is neither text, token ids nor chat messages.
         InvalidRequest: a value outside its limits, or of another type.
     """
-    if not isinstance(echo, bool):
-        raise InvalidRequest("echo", f"must be true or false, not {shown(echo)}")
+    for name, value in (("echo", echo), ("lossless_kv", lossless_kv)):
+        if not isinstance(value, bool):
+            raise InvalidRequest(name, f"must be true or false, not {shown(value)}")
     message = generation_pb2.GenerateRequest(
         request_id=_text("request_id", request_id or ""),
         model=_text("model", model or ""),
         goal_class=_text("goal_class", goal_class or ""),
         sampling=_sampling(sampling),
         echo=echo,
+        lossless_kv=lossless_kv,
     )
     if goal is not None:
         if not isinstance(goal, Goal):

@@ -27,6 +27,7 @@ class Answer:
         self._tokenizer = tokenizer
         self._detokenizer = None if tokenizer is None else Detokenizer(tokenizer, call.before)
         self._stops = StopStrings(call.sampling.stop)
+        self._is_plain = not call.sampling.stop and call.sampling.logprobs is None
         self._num_tokens = 0
         self._finish: FinishReason | None = None
 
@@ -41,6 +42,8 @@ class Answer:
 
     def take(self, piece: Piece) -> pb.GenerateResponse:
         """The message for the next piece; tokens after the one that completes a stop string are left out."""
+        if self._is_plain and self._num_tokens and piece.finish_reason is None:
+            return self._take_middle(piece)
         is_first = self._num_tokens == 0
         text, num_kept = self._read(piece.token_ids)
         self._num_tokens += num_kept
@@ -50,21 +53,26 @@ class Answer:
         if is_first:
             text = self._call.echo + text
         response = pb.GenerateResponse(
-            request_id=self._request_id, index=piece.index, token_ids=piece.token_ids[:num_kept], text=text
+            request_id=self._request_id,
+            choice=self._choice,
+            index=piece.index,
+            token_ids=piece.token_ids[:num_kept],
+            text=text,
+            finish_reason=finish_reason_to_proto(self._finish),
         )
-        self._add_rare(response, piece, is_first=is_first)
+        if self._call.sampling.logprobs is not None:
+            response.logprobs.extend(self._logprobs(piece)[:num_kept])
+        if is_first and self._choice == 0:
+            self._show_prompt(response, piece)
         return response
 
-    def _add_rare(self, response: pb.GenerateResponse, piece: Piece, *, is_first: bool) -> None:
-        """Set the fields that most messages go without: naming a field costs time, even with its default."""
-        if self._choice:
-            response.choice = self._choice
-        if self._finish is not None:
-            response.finish_reason = finish_reason_to_proto(self._finish)
-        if self._call.sampling.logprobs is not None:
-            response.logprobs.extend(self._logprobs(piece)[: len(response.token_ids)])
-        if is_first and not self._choice:
-            self._show_prompt(response, piece)
+    def _take_middle(self, piece: Piece) -> pb.GenerateResponse:
+        """The same for a piece of which only tokens and text can be new, as nearly all are."""
+        self._num_tokens += len(piece.token_ids)
+        text = "" if self._detokenizer is None else self._detokenizer.push(piece.token_ids)
+        return pb.GenerateResponse(
+            request_id=self._request_id, choice=self._choice, index=piece.index, token_ids=piece.token_ids, text=text
+        )
 
     def _read(self, token_ids: Sequence[int]) -> tuple[str, int]:
         """(text that may be shown, how many of the tokens count)."""

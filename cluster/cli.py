@@ -18,6 +18,7 @@ from twinpool.cluster.cli_generate import generate
 from twinpool.cluster.cli_options import AddressOption, JsonOption
 from twinpool.cluster.cli_options import addresses as _addresses
 from twinpool.cluster.cli_options import folder as _folder
+from twinpool.cluster.json_text import json_text
 from twinpool.cluster.state import ClusterState
 from twinpool.core.errors import InvalidRequest, ModelNotFound, SpecError, TwinpoolError
 
@@ -70,7 +71,7 @@ def status(name: NameArgument = None, as_json: JsonOption = False, address: Addr
     with Client(_addresses(name, address)) as client:
         answer = status_as_dict(client.status())
     if as_json:
-        typer.echo(json.dumps(answer))
+        typer.echo(json_text(answer))
     else:
         print_status(answer)
 

@@ -3,13 +3,13 @@
 Knows options and what is printed when; the request itself is the client's.
 """
 
-import json
 import sys
 from typing import Annotated, Any
 
 import typer
 
 from twinpool.cluster.cli_options import AddressOption, JsonOption, addresses
+from twinpool.cluster.json_text import json_text
 
 SamplingOptions = dict[str, Any]
 
@@ -91,7 +91,7 @@ def _show(content: Any, gateways: list[str], sampling: SamplingOptions, *, echo:
                 sys.stdout.flush()
         result = stream.result
     if as_json:
-        typer.echo(json.dumps(result_as_dict(result)))
+        typer.echo(json_text(result_as_dict(result)))
         return
     if is_streamed:
         typer.echo("")

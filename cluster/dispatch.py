@@ -6,13 +6,13 @@ gRPC: orders leave through ``send``.
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from typing import assert_never
 
 from twinpool.cluster.flight import Flight, Flights, Piece
-from twinpool.cluster.refusals import expiry, refusal, rejection
+from twinpool.cluster.placing import Placing, WaitingRoom
+from twinpool.cluster.refusals import rejection
 from twinpool.cluster.step_news import load_of, note_timings, read_logprobs
-from twinpool.core.errors import Cancelled, TwinpoolError
+from twinpool.core.errors import Cancelled, Internal, TwinpoolError
 from twinpool.core.messages import Request, WorkerAddress
 from twinpool.protos.convert import (
     address_to_proto,
@@ -21,32 +21,22 @@ from twinpool.protos.convert import (
     request_to_proto,
 )
 from twinpool.protos.twinpool.v1 import worker_pb2 as pb
-from twinpool.router.admission import AdmissionSettings, Held, HeldQueue, Refused, admit
-from twinpool.router.demand import Demand
+from twinpool.router.admission import AdmissionSettings
 from twinpool.router.ledger import Ledger, Phase
-from twinpool.router.placement import place
 from twinpool.router.recovery import Decision, GiveUp, Retarget, Retry
-from twinpool.router.route import Hold, HoldReason, PlacementSettings, Reject, Route
+from twinpool.router.route import PlacementSettings, Reject, Route
 from twinpool.router.views import ViewTable
 
 log = logging.getLogger(__name__)
 
 Send = Callable[[str, pb.GatewayMessage], None]
 
-MAX_HOLD_S = 120.0
-
-
-@dataclass(frozen=True, slots=True)
-class Placing:
-    """An attempt that waits for a worker, and what is known about where it should go."""
-
-    request: Request
-    avoid: frozenset[str] = frozenset()
-    parked_on: str | None = None
-
 
 class Dispatcher:
-    """Owns the requests of one gateway, from acceptance to the end of their stream."""
+    """Owns the requests of one gateway, from acceptance to the end of their stream.
+
+    Whatever happens may make room, so each event ends with placing those that wait.
+    """
 
     def __init__(
         self,
@@ -59,22 +49,17 @@ class Dispatcher:
     ) -> None:
         self.table = ViewTable()
         self.ledger = Ledger(max_attempts)
-        self._placement = placement
-        self._admission = admission
         self._send = send
         self._clock = clock
-        self._queue = HeldQueue()
-        self._placing: dict[str, Placing] = {}
-        self._held_for: dict[str, HoldReason] = {}
+        self._waiting = WaitingRoom(self.table, placement, admission, clock)
         self._flights: dict[str, Flight] = {}
         self._others: dict[str, tuple[Flight, ...]] = {}  # that begin when the first of their call has a token
         self._addresses: dict[str, WorkerAddress] = {}
-        self._turn = 0
 
     @property
     def num_queued(self) -> int:
         """Requests that wait for a worker."""
-        return len(self._queue)
+        return len(self._waiting)
 
     @property
     def num_open(self) -> int:
@@ -93,12 +78,11 @@ class Dispatcher:
             deadline_s: from now on; requests that still wait then are given up.
 
         Raises:
-            Overloaded, DeadlineExceeded: they were refused at once, all of them. Nothing was started.
+            Overloaded, DeadlineExceeded, InvalidRequest: they were refused at once, all of them. Nothing was started.
         """
         now = self._clock()
         deadline_at = now + (float("inf") if deadline_s is None else deadline_s)
-        if len(self._queue):  # they would have to wait
-            self._check_admission(len(requests), deadline_at, now)
+        self._waiting.admit(len(requests), sum(map(len, self._others.values())), deadline_at)
         flights = Flights(requests, now, deadline_at)
         first, *others = flights.of_choice
         first_id = first.request.request_id
@@ -106,18 +90,13 @@ class Dispatcher:
         self._begin(first)
         if self._fits_one_block(first.request.num_prompt_tokens):
             self._begin_others(first_id)
+        self._place_waiting()
         return flights
-
-    def _check_admission(self, num_requests: int, deadline_at: float, now: float) -> None:
-        num_promised = sum(map(len, self._others.values()))
-        refused = admit(self._queue, deadline_at, self._admission, now, num_promised + num_requests)
-        if isinstance(refused, Refused):
-            raise refusal(refused)
 
     def _begin(self, flight: Flight) -> None:
         self._flights[flight.request.request_id] = flight
         self.ledger.open(flight.request, flight.arrived_s)
-        self._wait(Placing(flight.request))
+        self._wait(flight.request)
 
     def _begin_others(self, first_id: str) -> None:
         for flight in self._others.pop(first_id, ()):
@@ -133,6 +112,7 @@ class Dispatcher:
         if flight is None or self.ledger.entry(request_id).phase is Phase.ENDED:
             return False
         self._end(request_id, Cancelled("cancelled by the client"))
+        self._place_waiting()
         return True
 
     def finish(self, request_id: str) -> None:
@@ -143,62 +123,62 @@ class Dispatcher:
         self._others.pop(request_id, None)
         if request_id not in self.ledger:
             return
-        self._unhold(request_id)
+        self._waiting.take(request_id)
         self._release(request_id, self.ledger.cancel(request_id))
         self.ledger.close(request_id)
         del self._flights[request_id]
+        self._place_waiting()
 
     def tick(self) -> None:
         """Refuse what waited too long. Called about once a second."""
-        now = self._clock()
-        for held in self._queue.take_expired(now):
-            reason = self._held_for.get(held.request_id, HoldReason.NO_WORKERS)
-            is_late = now >= self._flights[held.request_id].deadline_s
-            self._end(held.request_id, expiry(reason, is_late=is_late))
+        for request_id, error in self._waiting.take_expired():
+            self._end(request_id, error)
+        self._place_waiting()
 
     def _end(self, request_id: str, error: TwinpoolError) -> None:
-        self._unhold(request_id)
+        self._waiting.take(request_id)
         self._release(request_id, self.ledger.cancel(request_id))
         self._flights[request_id].fail(error)
 
-    def _unhold(self, request_id: str) -> None:
-        self._queue.take(request_id)
-        self._placing.pop(request_id, None)
-        self._held_for.pop(request_id, None)
+    def _give_up(self, request_id: str, error: Exception) -> None:
+        """A rule of ours was broken over one request: it fails, and no other."""
+        self._waiting.take(request_id)
+        if request_id in self._flights:
+            self._end(request_id, Internal(f"{type(error).__name__}: {error}"))
 
     # --- placing --------------------------------------------------------------------------------------------------
 
-    def _wait(self, placing: Placing) -> None:
-        request_id = placing.request.request_id
-        flight = self._flights[request_id]
-        self._placing[request_id] = placing
-        give_up_at = min(self._clock() + MAX_HOLD_S, flight.deadline_s)
-        self._queue.hold(Held(placing.request.priority, flight.arrived_s, request_id, give_up_at))
-        self._place_waiting()
+    def _wait(self, request: Request, avoid: frozenset[str] = frozenset(), parked_on: str | None = None) -> None:
+        flight = self._flights[request.request_id]
+        self._waiting.put(Placing(request, flight.arrived_s, flight.deadline_s, avoid, parked_on))
 
     def _place_waiting(self) -> None:
         """Place in order until one has to wait."""
-        while (held := self._queue.first()) is not None:
-            now = self._clock()
-            placing = self._placing[held.request_id]
-            request = replace(placing.request, age_s=max(0.0, now - held.arrived_at))
-            demand = Demand.of(request, avoid=placing.avoid, parked_on=placing.parked_on)
-            decision = place(demand, self.table.snapshot(now), self._placement, self._turn)
-            if isinstance(decision, Hold):
-                self._held_for[held.request_id] = decision.reason
-                return
-            self._unhold(held.request_id)
-            match decision:
-                case Route():
-                    self._turn += 1
-                    self._dispatch(replace(placing, request=request), decision, now)
-                case Reject(reason):
-                    self._end(held.request_id, rejection(reason))
-                case _:
-                    assert_never(decision)
+        while (placing := self._waiting.first()) is not None:
+            request_id = placing.request.request_id
+            try:
+                if not self._place(placing):
+                    return
+            except Exception as error:  # as in `stepped`: the events of others end here too
+                log.exception("placing %s failed", request_id)
+                self._give_up(request_id, error)
 
-    def _dispatch(self, placing: Placing, route: Route, now: float) -> None:
-        request = placing.request
+    def _place(self, placing: Placing) -> bool:
+        """False: it has to wait."""
+        match self._waiting.place(placing):
+            case Route() as route:
+                self._dispatch(placing, route)
+            case Reject(reason):
+                self._end(placing.request.request_id, rejection(reason))
+            case None:
+                return False
+            case other:
+                assert_never(other)
+        return True
+
+    def _dispatch(self, placing: Placing, route: Route) -> None:
+        now = self._clock()
+        request = placing.request_at(now)
         request_id, spec = request.request_id, request_to_proto(request)
         self.ledger.dispatched(request_id, route)
         flight = self._flights[request_id]
@@ -240,11 +220,9 @@ class Dispatcher:
         """A worker is gone."""
         self._addresses.pop(worker_id, None)
         self.table.lost(worker_id)
-        decisions = self.ledger.worker_lost(worker_id, self._clock())
-        for decision in decisions:  # all, before anything is placed anew: what they say is true already
-            self._unhold(decision.request_id)
-        for decision in decisions:
+        for decision in self.ledger.worker_lost(worker_id, self._clock()):
             self._follow(decision)
+        self._place_waiting()
 
     def stepped(self, worker_id: str, output: pb.StepOutput) -> None:
         """A worker's message: tokens, failures and its newest load."""
@@ -252,13 +230,17 @@ class Dispatcher:
         if output.HasField("view"):
             self.table.update(worker_id, load_of(output.view), now)
         for delta in output.deltas:
-            self._take_tokens(delta, now)
+            try:
+                self._take_tokens(delta, now)
+            except Exception as error:  # the worker is well: what cannot be taken fails one request, not the link
+                log.exception("%s: tokens of %s cannot be taken", worker_id, delta.request_id)
+                self._give_up(delta.request_id, error)
         for failure in output.failures:
-            kind = failure_kind_from_proto(failure.kind)
-            log.info("%s: attempt %s of %s: %s", worker_id, failure.epoch, failure.request_id, failure.reason)
-            decision = self.ledger.failure(failure.request_id, failure.epoch, kind, worker_id, failure.reason, now)
-            if decision is not None:
-                self._follow(decision)
+            try:
+                self._take_failure(worker_id, failure, now)
+            except Exception as error:
+                log.exception("%s: a failure of %s cannot be taken", worker_id, failure.request_id)
+                self._give_up(failure.request_id, error)
         self._place_waiting()
 
     def _take_tokens(self, delta: pb.Delta, now: float) -> None:
@@ -272,27 +254,39 @@ class Dispatcher:
         token_ids, logprobs = tuple(delta.token_ids), read_logprobs(delta.logprobs)
         accepted = self.ledger.delta(request_id, delta.epoch, index, token_ids, finish, logprobs)
         first, token_ids, finish, release, logprobs = accepted
+        if finish is not None:
+            self._conclude(request_id, release)
         if token_ids or finish is not None:
             prompt_logprobs = delta.prompt_logprobs if first == index == 0 else ()
             flight.push(Piece(first, token_ids, finish, logprobs, prompt_logprobs), now)
             if request_id in self._others:
                 self._begin_others(request_id)
+
+    def _conclude(self, request_id: str, release: tuple[str, ...]) -> None:
+        """The answer is complete: its request waits for no target, and no worker has an order of it still to come."""
+        self._waiting.take(request_id)
         self._release(request_id, release)
+        route = self.ledger.entry(request_id).route
+        for worker_id in route.workers if route is not None else ():
+            self.table.settle(worker_id, request_id)
+
+    def _take_failure(self, worker_id: str, failure: pb.Failure, now: float) -> None:
+        kind = failure_kind_from_proto(failure.kind)
+        log.info("%s: attempt %s of %s: %s", worker_id, failure.epoch, failure.request_id, failure.reason)
+        decision = self.ledger.failure(failure.request_id, failure.epoch, kind, worker_id, failure.reason, now)
+        if decision is not None:
+            self._follow(decision)
 
     def _follow(self, decision: Decision) -> None:
         """A request that waits for another target may fail again, so every decision takes it out of the queue first."""
+        self._waiting.take(decision.request_id)
+        self._release(decision.request_id, decision.release)
         match decision:
-            case Retry(request, avoid, release):
-                self._unhold(request.request_id)
-                self._release(request.request_id, release)
-                self._wait(Placing(request, avoid))
-            case Retarget(request, parked_on, avoid, release):
-                self._unhold(request.request_id)
-                self._release(request.request_id, release)
-                self._wait(Placing(request, avoid, parked_on))
-            case GiveUp(request_id, error, release):
-                self._unhold(request_id)
-                self._release(request_id, release)
+            case Retry(request, avoid):
+                self._wait(request, avoid)
+            case Retarget(request, parked_on, avoid):
+                self._wait(request, avoid, parked_on)
+            case GiveUp(request_id, error):
                 self._flights[request_id].fail(error)
             case _:
                 assert_never(decision)

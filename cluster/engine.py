@@ -15,11 +15,13 @@ from twinpool.cluster.step_batch import build_batch
 from twinpool.core.messages import WorkerConfig
 from twinpool.core.sampling import TokenLogprobs
 from twinpool.decode_worker.service import DecodeService, Row, Sealed
+from twinpool.kv_transfer.codec import CodecName, quality
+from twinpool.kv_transfer.codec_policy import possible_codecs
 from twinpool.kv_transfer.plan import layer_groups, spans_of_chunk
 from twinpool.model.batch import NO_TOKEN, Runner, StepResult
 from twinpool.model.block_hash import block_hashes, root_hash
 from twinpool.model.block_pool import BlockPool
-from twinpool.model.sequence import Key, Sequence, Token
+from twinpool.model.sequence import Chain, Key, Sequence, Token
 from twinpool.model.step import StepPlan, Wait
 from twinpool.prefill_worker.service import PrefillService, Prompt
 
@@ -36,6 +38,7 @@ class Engine:
         self._events = events
         self._clock = clock
         self._chunk_tokens = config.chunk_tokens
+        self._codecs = possible_codecs(config.codec, runner.cache.layout)
         self.pool = BlockPool(runner.cache.num_blocks, config.block_tokens, prefix_cache=config.prefix_cache)
         parked_limit = int(config.parked_share * self.pool.num_blocks)
         self.prefill = PrefillService(self.pool, parked_limit_blocks=parked_limit)
@@ -43,6 +46,7 @@ class Engine:
         self._destinations: dict[Key, Destination] = {}
         self._demoting: set[Key] = set()
         self._num_preempted = 0
+        self._num_wants = 0
         self._wait = Wait.NOTHING
         self._published: Load | None = None
         self._inbox: deque[Callable[[], None]] = deque()
@@ -81,7 +85,7 @@ class Engine:
 
     def submit(self, sequence: Sequence, destination: Destination) -> None:
         """Take a prompt. A local one first waits for room to decode, like a handoff to oneself."""
-        self._hash(sequence)
+        self._hash(sequence, may_be_lossy=destination is not Destination.HANDOFF)
         self._destinations[sequence.key] = destination
         if destination is Destination.LOCAL:
             self.decode.want(sequence, is_local=True)
@@ -90,14 +94,22 @@ class Engine:
 
     def want(self, sequence: Sequence) -> None:
         """Queue a handoff for blocks; `bound` answers."""
-        self._hash(sequence)
+        self._num_wants += 1
+        self._hash(sequence, may_be_lossy=True)
         self.decode.want(sequence, is_local=False)
 
-    def _hash(self, sequence: Sequence) -> None:
-        layout = self._runner.cache.layout
-        salt = sequence.request.tenant_salt
-        sequence.root = root_hash(tenant_salt=salt, model=layout.model, dtype=layout.dtype, codec=layout.codec)
-        sequence.hashes = block_hashes(sequence.token_ids, layout.block_tokens, sequence.root)
+    def _hash(self, sequence: Sequence, *, may_be_lossy: bool) -> None:
+        """Name the sequence's blocks in each quality that it may be given.
+
+        What is computed for a handoff is not computed from lossy KV, so that a target knows what it gets by the codec.
+        """
+        codecs = self._codecs if may_be_lossy and not sequence.request.lossless_kv else (CodecName.RAW,)
+        sequence.chains = tuple(self._chain(sequence, quality(codec)) for codec in codecs)
+
+    def _chain(self, sequence: Sequence, of_quality: str) -> Chain:
+        layout, salt = self._runner.cache.layout, sequence.request.tenant_salt
+        root = root_hash(tenant_salt=salt, model=layout.model, dtype=layout.dtype, codec=of_quality)
+        return Chain(of_quality, root, block_hashes(sequence.token_ids, layout.block_tokens, root))
 
     def adopt(self, key: Key, sealed: Sealed) -> None:
         """All KV of a handoff has arrived and been verified."""
@@ -319,4 +331,5 @@ class Engine:
             peak_blocks=decode.peak_blocks(),
             cause=str(self._wait),
             preempted=self._num_preempted,
+            wants=self._num_wants,
         )

@@ -34,6 +34,7 @@ class Load:
     peak_blocks: int
     cause: str
     preempted: int  # sequences so far
+    wants: int  # handoffs that asked for blocks so far; the other numbers count these and no later ones
 
 
 class EngineEvents(Protocol):

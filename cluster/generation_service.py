@@ -92,14 +92,15 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         answers = [Answer(call, request.choice, request_id, self._tokenizer) for request in call.requests]
         while flights.num_open:
             choice, piece = await flights.next_piece()
-            response = answers[choice].take(piece)
-            if answers[choice].is_over:
+            answer = answers[choice]
+            response = answer.take(piece)
+            if answer.is_over:
                 flights.end(choice)
                 self._dispatcher.finish(call.requests[choice].request_id)  # workers know nothing of stop strings
-            if not flights.num_open:
-                first = flights.of_choice[0]
-                response.usage.CopyFrom(_usage(first, sum(answer.num_tokens for answer in answers)))
-                response.timings.CopyFrom(_timings(first))
+                if not flights.num_open:
+                    first = flights.of_choice[0]
+                    response.usage.CopyFrom(_usage(first, sum(answer.num_tokens for answer in answers)))
+                    response.timings.CopyFrom(_timings(first))
             await write(response)
 
 

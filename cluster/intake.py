@@ -69,6 +69,7 @@ class Intake:
             sampling=replace(sampling, stop=(), n=1),
             goal=goal,
             priority=priority,
+            lossless_kv=message.lossless_kv,
         )
         return Call(
             requests=(request, *(_sibling(request, choice) for choice in range(1, sampling.n))),

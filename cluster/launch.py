@@ -6,7 +6,7 @@ Knows the shape of a cluster, not Ray: the controller performs a LaunchPlan.
 import os
 import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from twinpool.cluster.affinity import missing_cores, usable_cores
@@ -15,6 +15,7 @@ from twinpool.core.messages import Goal, WorkerConfig
 from twinpool.core.spec import ClusterSpec, check_against_model
 from twinpool.core.spec_fields import Problem, parse_cores
 from twinpool.core.spec_file import SpecFile, read_cluster
+from twinpool.kv_transfer.codec_policy import possible_codecs
 from twinpool.model.shape import ModelShape, load_shape
 
 
@@ -66,6 +67,7 @@ def plan_launch(spec_path: Path) -> LaunchPlan:
             spec, kv_token_bytes=shape.kv_token_bytes, max_position_embeddings=shape.max_position_embeddings
         )
     )
+    file.refuse(_check_codec(spec, shape))
     if spec.ray.address == "local":
         file.refuse(_check_memory(spec, shape.weight_bytes, _available_bytes()))
         file.refuse(_check_cores(spec, usable_cores()))
@@ -88,6 +90,15 @@ def _shape_of(file: SpecFile) -> ModelShape:
     except SpecError as error:
         file.refuse([Problem(("model", "path"), str(error))])
         raise
+
+
+def _check_codec(spec: ClusterSpec, shape: ModelShape) -> tuple[Problem, ...]:
+    """Not every model's KV can be coded."""
+    try:
+        possible_codecs(spec.transfer.codec, replace(shape.kv_layout, block_tokens=spec.kv.block_tokens))
+    except ValueError as error:
+        return (Problem(("transfer", "codec"), str(error).removeprefix("transfer.codec: ")),)
+    return ()
 
 
 def _check_memory(spec: ClusterSpec, weight_bytes: int, available_bytes: int) -> tuple[Problem, ...]:

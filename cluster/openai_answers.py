@@ -3,6 +3,7 @@
 Pure: when a body was made is an argument. Knows no transport, and of a request only what shapes its answer.
 """
 
+import math
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
@@ -11,6 +12,8 @@ from twinpool.client.results import Choice, GenerationResult, TokenLogprob, TopL
 from twinpool.cluster.openai_bodies import Ask, Endpoint
 
 Body = dict[str, Any]
+
+IMPOSSIBLE = -9999.0  # OpenAI's own for a token of no probability: JSON has no infinity
 
 
 def answer_body(ask: Ask, result: GenerationResult, *, model: str, created_s: int) -> Body:
@@ -55,7 +58,7 @@ def _chat_choice(choice: Choice) -> Body:
 
 
 def _chat_token(token: TokenLogprob | TopLogprob) -> Body:
-    return {"token": _spelled(token), "logprob": token.logprob, "bytes": list(token.token)}
+    return {"token": _spelled(token), "logprob": _finite(token.logprob), "bytes": list(token.token)}
 
 
 def _completion_choice(ask: Ask, result: GenerationResult, choice: Choice) -> Body:
@@ -78,16 +81,32 @@ def _completion_logprobs(first: list[str], tokens: Sequence[TokenLogprob]) -> Bo
     texts = [*first, *(_spelled(token) for token in tokens)]
     return {
         "tokens": texts,
-        "token_logprobs": [*unknown, *(token.logprob for token in tokens)],
-        "top_logprobs": [*unknown, *({_spelled(top): top.logprob for top in token.top} for token in tokens)],
+        "token_logprobs": [*unknown, *(_finite(token.logprob) for token in tokens)],
+        "top_logprobs": [*unknown, *(_alternatives(token.top) for token in tokens)],
         "text_offset": list(accumulate((len(text) for text in texts[:-1]), initial=0)),
     }
+
+
+def _alternatives(top: Sequence[TopLogprob]) -> dict[str, float | None]:
+    """By text, best first; where several have one text, as parts of characters do, all but the best by their ids."""
+    named: dict[str, float | None] = {}
+    for other in top:
+        text = _spelled(other)
+        named[_named_by_id(other.token_id) if text in named else text] = _finite(other.logprob)
+    return named
+
+
+def _finite(logprob: float) -> float | None:
+    """What JSON can hold; None where the model's arithmetic came to no number."""
+    if logprob == -math.inf:
+        return IMPOSSIBLE
+    return logprob if math.isfinite(logprob) else None
 
 
 def _first_token(ask: Ask, result: GenerationResult) -> str:
     """The gateway scores all of a prompt's tokens but the first, so its text is what the others leave of the prompt."""
     if not isinstance(ask.prompt, str):
-        return "".join(f"token_id:{token_id}" for token_id in result.prompt_token_ids[:1])
+        return "".join(map(_named_by_id, result.prompt_token_ids[:1]))
     raw = ask.prompt.encode()
     others = sum(len(token.token) for token in result.prompt_logprobs)
     return raw[: max(0, len(raw) - others)].decode(errors="replace")
@@ -95,4 +114,8 @@ def _first_token(ask: Ask, result: GenerationResult) -> str:
 
 def _spelled(token: TokenLogprob | TopLogprob) -> str:
     """A token's text; one without bytes (the end of a text, or a model without a tokenizer) is named by its id."""
-    return token.token.decode(errors="replace") if token.token else f"token_id:{token.token_id}"
+    return token.token.decode(errors="replace") if token.token else _named_by_id(token.token_id)
+
+
+def _named_by_id(token_id: int) -> str:
+    return f"token_id:{token_id}"

@@ -18,6 +18,7 @@ from twinpool.core.limits import shown
 from twinpool.core.sampling import MAX_LOGPROBS, SamplingParams
 
 DEFAULT_COMPLETION_TOKENS = 16  # OpenAI's own, of /v1/completions alone
+MAX_ID_DIGITS = 10  # no token id has more, and Python turns no text of thousands into a number
 
 Prompt = str | list[int] | list[dict[str, str]]
 
@@ -133,10 +134,14 @@ def _by_token_id(value: object) -> object:
     """JSON has no numbers as keys: ``{"50256": -100}``."""
     if not isinstance(value, dict):
         return value
-    bad = next((key for key in value if not (isinstance(key, str) and key.isascii() and key.isdecimal())), None)
+    bad = next((key for key in value if not _is_token_id(key)), None)
     if bad is not None:
         raise _refuse(f"has the key {shown(bad)}, which is no token id")
     return value
+
+
+def _is_token_id(key: object) -> bool:
+    return isinstance(key, str) and key.isascii() and key.isdecimal() and len(key) <= MAX_ID_DIGITS
 
 
 class _Model(BaseModel):

@@ -18,6 +18,7 @@ class Outbox:
     def __init__(self) -> None:
         self._pending = pb.StepOutput()
         self._has_news = asyncio.Event()
+        self.is_replaced = False  # its gateway has called again since: what it says on the old stream is void
 
     def add_token(self, token: Token) -> None:
         self._pending.deltas.append(_delta(token))

@@ -6,12 +6,12 @@ Knows how to change a cluster's description; neither what it is for nor what it 
 import json
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from twinpool.cluster.state import ClusterState, StateFolder
-from twinpool.cluster.up import run_detached, take_down
+from twinpool.cluster.up import lifeline, run_detached, take_down
 from twinpool.core.spec_file import load_cluster
 
 Values = dict[str, Any]
@@ -42,10 +42,11 @@ def own_cluster(
         SpecError: it cannot start. Nothing is left running.
     """
     gateway = {**values.get("gateway", {}), "grpc_port": 0, "http_port": 0}
-    with tempfile.TemporaryDirectory(prefix="twinpool-") as temporary:
+    held = lifeline() if ends_with_caller else nullcontext()
+    with tempfile.TemporaryDirectory(prefix="twinpool-") as temporary, held as lifeline_fd:
         path = Path(temporary) / f"{name}.yaml"
         path.write_text(json.dumps({**values, "name": name, "gateway": gateway}))  # JSON is YAML
-        state = run_detached(path, folder, ends_with_caller=ends_with_caller)
+        state = run_detached(path, folder, lifeline_fd)
         try:
             yield state
         finally:

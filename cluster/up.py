@@ -7,8 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from twinpool.cluster.launch import plan_launch
@@ -26,10 +26,21 @@ def run_in_foreground(spec_path: Path, folder: StateFolder, on_ready: Callable[[
     supervise(spec_path, folder, on_ready)
 
 
-def run_detached(spec_path: Path, folder: StateFolder, *, ends_with_caller: bool = False) -> ClusterState:
+@contextmanager
+def lifeline() -> Iterator[int]:
+    """A pipe's read end for ``run_detached``; both ends are closed with the block, or with this process."""
+    read_end, write_end = os.pipe()  # no other process has the write end
+    try:
+        yield read_end
+    finally:
+        os.close(read_end)
+        os.close(write_end)
+
+
+def run_detached(spec_path: Path, folder: StateFolder, lifeline_fd: int | None = None) -> ClusterState:
     """Leave a supervisor behind, and return once its cluster serves.
 
-    With ``ends_with_caller`` it takes the cluster down when this process ends, however that may be.
+    With ``lifeline_fd``, which stays the caller's, it takes the cluster down when the lifeline's other end closes.
 
     Raises:
         SpecError: the cluster cannot start as described; Internal: it failed otherwise. Nothing is left running.
@@ -39,15 +50,36 @@ def run_detached(spec_path: Path, folder: StateFolder, *, ends_with_caller: bool
         raise SpecError(f"a cluster named {plan.name!r} is already up; `twinpool down {plan.name}` ends it")
     read_end, write_end = os.pipe()
     log_path = folder.log_path(plan.name)
+    try:
+        try:
+            process = _start_supervisor(spec_path, folder.path, log_path, write_end, lifeline_fd)
+        finally:
+            os.close(write_end)  # the supervisor alone has it now: its end is heard
+        try:
+            _await_ready(read_end, log_path)
+        except BaseException:
+            process.terminate()  # it takes down what it started
+            process.wait(DOWN_TIMEOUT_S)
+            raise
+    finally:
+        os.close(read_end)
+    state = folder.read(plan.name)
+    if state is None:
+        raise Internal(f"{plan.name} ended as soon as it was up; its log: {log_path}")
+    return state
+
+
+def _start_supervisor(
+    spec_path: Path, state_path: Path, log_path: Path, ready_fd: int, lifeline_fd: int | None
+) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "twinpool.cluster.supervisor", str(spec_path.absolute())]
-    command += ["--state-dir", str(folder.path), "--ready-fd", str(write_end)]
-    inherited = [write_end]
-    if ends_with_caller:
-        lifeline, _ = os.pipe()  # the other end stays open in this process, and in no other, for as long as it lives
-        command += ["--lifeline-fd", str(lifeline)]
-        inherited.append(lifeline)
+    command += ["--state-dir", str(state_path), "--ready-fd", str(ready_fd)]
+    inherited = [ready_fd]
+    if lifeline_fd is not None:
+        command += ["--lifeline-fd", str(lifeline_fd)]
+        inherited.append(lifeline_fd)
     with log_path.open("w") as log_file:
-        process = subprocess.Popen(
+        return subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=log_file,
@@ -56,20 +88,6 @@ def run_detached(spec_path: Path, folder: StateFolder, *, ends_with_caller: bool
             start_new_session=True,
             cwd="/",
         )
-    for descriptor in inherited:
-        os.close(descriptor)
-    try:
-        _await_ready(read_end, log_path)
-    except BaseException:
-        process.terminate()  # it takes down what it started
-        process.wait(DOWN_TIMEOUT_S)
-        raise
-    finally:
-        os.close(read_end)
-    state = folder.read(plan.name)
-    if state is None:
-        raise Internal(f"{plan.name} ended as soon as it was up; its log: {log_path}")
-    return state
 
 
 def _await_ready(read_end: int, log_path: Path) -> None:

@@ -20,11 +20,13 @@ from twinpool.cluster.engine import Engine
 from twinpool.cluster.engine_events import Destination, Load
 from twinpool.cluster.grpc_options import worker_server_options
 from twinpool.cluster.grpc_safe import add_safe
-from twinpool.cluster.outbox import Outbox, view_of
+from twinpool.cluster.outbox import Outbox
 from twinpool.cluster.worker_service import WorkerService
+from twinpool.cluster.worker_view import LoadView
 from twinpool.core.errors import SpecError
 from twinpool.core.messages import FailureKind, Request, WorkerAddress, WorkerConfig
 from twinpool.decode_worker.service import Sealed
+from twinpool.kv_transfer.codec import CodecName, quality
 from twinpool.kv_transfer.endpoint import TransferEndpoint
 from twinpool.kv_transfer.handoff import Seal
 from twinpool.kv_transfer.plan import Span
@@ -57,10 +59,8 @@ class Worker:
         self._outboxes: dict[str, Outbox] = {}
         self._attempts: dict[Key, Attempt] = {}
         self._sources: dict[str, Key] = {}  # the attempt under which a request's KV is sent from here
-        self._expected: dict[Key, int] = {}  # blocks that reservations whose source has not started will need
         self._num_orders = 0
-        self._load: Load | None = None  # the engine's latest
-        self._view = pb.WorkerView()
+        self._load_view = LoadView()
         self._address: WorkerAddress | None = None
         self._closed: asyncio.Future[str] | None = None
 
@@ -82,7 +82,10 @@ class Worker:
         config, loop = self._config, asyncio.get_running_loop()
         self._closed = loop.create_future()
         self._runner = await asyncio.to_thread(load_runner, config)
-        self.engine = Engine(config, self._runner, Bridge(self, loop), self._clock)
+        try:
+            self.engine = Engine(config, self._runner, Bridge(self, loop), self._clock)
+        except ValueError as error:
+            raise SpecError(str(error)) from None
         self._server = grpc.aio.server(options=worker_server_options())
         service = WorkerService(self, config.cluster_secret)
         add_safe(worker_pb2_grpc.add_WorkerServiceServicer_to_server, service, self._server)
@@ -91,16 +94,21 @@ class Worker:
         except RuntimeError:
             raise SpecError(f"transfer.interface: {config.interface} is no address of this machine") from None
         self._address = WorkerAddress(config.worker_id, self._incarnation, f"{config.interface}:{port}")
-        self._endpoint = TransferEndpoint(
-            self._address,
-            self._runner.cache,
-            self,
-            link=config.link,
-            digest=config.digest,
-            interface=config.interface,
-            cluster_secret=config.cluster_secret,
-            clock=self._clock,
-        )
+        try:
+            self._endpoint = TransferEndpoint(
+                self._address,
+                self._runner.cache,
+                self,
+                link=config.link,
+                codec=config.codec,
+                digest=config.digest,
+                interface=config.interface,
+                cluster_secret=config.cluster_secret,
+                clock=self._clock,
+            )
+        except ValueError as error:
+            self._address = None
+            raise SpecError(str(error)) from None
         await self._server.start()
         self.engine.start()
         return self._address
@@ -141,9 +149,14 @@ class Worker:
         )
 
     def attached(self, gateway_id: str) -> Outbox:
+        """A gateway that calls again has lost its stream, and takes all that it ordered on it for lost."""
+        former = self._outboxes.get(gateway_id)
+        if former is not None:
+            former.is_replaced = True
+            self._cancel_all_of(gateway_id, "the gateway has called again")
         self._outboxes[gateway_id] = outbox = Outbox()
-        if self._view.version:
-            outbox.set_view(self._view)
+        if self._load_view.view.version:
+            outbox.set_view(self._load_view.view)
         return outbox
 
     def detached(self, gateway_id: str, outbox: Outbox) -> None:
@@ -151,8 +164,11 @@ class Worker:
         if self._outboxes.get(gateway_id) is not outbox:
             return
         del self._outboxes[gateway_id]
+        self._cancel_all_of(gateway_id, "the gateway is gone")
+
+    def _cancel_all_of(self, gateway_id: str, reason: str) -> None:
         for key in [key for key, attempt in self._attempts.items() if attempt.gateway_id == gateway_id]:
-            self._cancel(key, "the gateway is gone")
+            self._cancel(key, reason)
 
     @property
     def num_control_messages(self) -> int:
@@ -163,9 +179,9 @@ class Worker:
         self._num_orders += 1
         request = request_from_proto(order.request)
         target = address_from_proto(order.target) if order.HasField("target") else None
-        if target is not None and self._retarget(request, target):
-            return
         if order.expects_parked:
+            if target is not None and self._retarget(request, target):
+                return
             key = self._admit(gateway_id, request, target)
             self._tell_failure(key, FailureKind.PREEMPTED, "the KV that waited for another target is gone")
             self._forget(key)
@@ -202,8 +218,9 @@ class Worker:
         self._num_orders += 1
         request, source = request_from_proto(order.request), address_from_proto(order.source)
         key = self._admit(gateway_id, request, source)
-        self._expected[key] = self._runner.cache.layout.num_blocks(request.peak_tokens)
-        self._endpoint.reserve(request.request_id, request.epoch, len(request.token_ids), source)
+        self._load_view.expect(key, self._runner.cache.layout.num_blocks(request.peak_tokens))
+        num_tokens, allows_loss = len(request.token_ids), not request.lossless_kv
+        self._endpoint.reserve(request.request_id, request.epoch, num_tokens, source, allows_loss=allows_loss)
 
     def cancel(self, gateway_id: str, request_id: str) -> None:
         self._num_orders += 1
@@ -230,8 +247,8 @@ class Worker:
     def _forget(self, key: Key) -> Attempt | None:
         if self._sources.get(key.request_id) == key:
             del self._sources[key.request_id]
-        if self._expected.pop(key, None) is not None:
-            self._refresh_view()  # an idle engine has no step that would say so
+        if self._load_view.forget(key):
+            self._show_view()
         return self._attempts.pop(key, None)
 
     # --- what handoffs ask (endpoint.EngineSide) ------------------------------------------------------------------
@@ -239,14 +256,14 @@ class Worker:
     def bind_blocks(self, request_id: str, epoch: int) -> None:
         attempt = self._attempts.get(Key(request_id, epoch))
         if attempt is not None:
-            self._expected.pop(Key(request_id, epoch), None)  # the engine counts it from here on
+            self._load_view.asked(Key(request_id, epoch))
             sequence = self._sequence(attempt)
             self.engine.post(partial(self.engine.want, sequence))
 
     def granted(self, request_id: str, epoch: int) -> None:
         self.engine.post(partial(self.engine.granted, Key(request_id, epoch)))
 
-    def adopt(self, request_id: str, epoch: int, seal: Seal) -> None:
+    def adopt(self, request_id: str, epoch: int, seal: Seal, codec: CodecName) -> None:
         sealed = Sealed(
             first_token=seal.first_token,
             since_computed_s=seal.since_computed_s,
@@ -254,6 +271,7 @@ class Worker:
             exposed_s=seal.exposed_s,
             kv_bytes=seal.kv_bytes,
             heard_s=self._clock(),
+            quality=quality(codec),
         )
         self.engine.post(partial(self.engine.adopt, Key(request_id, epoch), sealed))
 
@@ -288,7 +306,10 @@ class Worker:
         if attempt is None or attempt.peer is None:  # cancelled meanwhile
             self.engine.post(partial(self.engine.release_source, key))
             return
-        self._endpoint.begin_source(key.request_id, key.epoch, num_tokens, block_ids, attempt.peer)
+        allows_loss = not attempt.request.lossless_kv
+        self._endpoint.begin_source(
+            key.request_id, key.epoch, num_tokens, block_ids, attempt.peer, allows_loss=allows_loss
+        )
 
     def group_ready(self, key: Key, span: Span) -> None:
         self._endpoint.group_ready(key.request_id, key.epoch, span)
@@ -316,23 +337,24 @@ class Worker:
             self._forget(key)
 
     def stepped(self, tokens: list[Token], load: Load) -> None:
-        self._load = load
-        self._refresh_view()
+        self._load_view.update(load)
+        self._show_view()
         for token in tokens:
+            self._note_production(token)
             outbox = self._outboxes.get(token.gateway_id)
             if outbox is not None:
                 outbox.add_token(token)
             if token.finish is not None and self._sources.get(token.key.request_id) != token.key:
                 self._forget(token.key)
 
-    def _refresh_view(self) -> None:
-        if self._load is None:
-            return
-        self._view = view_of(self._load, self._view.version + 1)
-        self._view.reservations += len(self._expected)
-        self._view.reserved_blocks += sum(self._expected.values())
+    def _note_production(self, token: Token) -> None:
+        attempt = self._attempts.get(token.key)
+        if token.prefill_s is not None and attempt is not None:
+            self._endpoint.produced(len(attempt.request.token_ids) - token.cached_tokens, token.prefill_s)
+
+    def _show_view(self) -> None:
         for outbox in self._outboxes.values():
-            outbox.set_view(self._view)
+            outbox.set_view(self._load_view.view)
 
     def crashed(self, error: Exception) -> None:
         """The engine is gone: tell everybody, and let the process be replaced."""

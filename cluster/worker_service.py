@@ -69,6 +69,8 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
 
     async def _read(self, gateway_id: str, requests: AsyncIterator[pb.GatewayMessage], outbox: Outbox) -> None:
         async for message in requests:
+            if outbox.is_replaced:
+                return
             try:
                 self._obey(gateway_id, message)
             except TwinpoolError as error:  # a malformed order fails its own request, not the gateway's stream

@@ -74,6 +74,7 @@ class Request:
     age_s: float = 0.0
     tenant_salt: str = ""
     choice: int = 0  # which of the n answers to one prompt: part of the noise's counter
+    lossless_kv: bool = False  # none of its KV may have come through a lossy codec
 
     @property
     def wants_prompt_logprobs(self) -> bool:

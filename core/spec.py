@@ -137,14 +137,21 @@ class BatchingSpec(_Section):
 class TransferSpec(_Section):
     """How KV moves between workers."""
 
-    link: Annotated[Literal["auto", "gloo"], not_yet("nccl", "cuda_ipc", "shm", "memory", "nixl")] = "auto"
-    """The transport; auto takes the best one that both ends have."""
-    codec: Annotated[Literal["raw"], not_yet("auto", "fp8", "int8", "int4", "int2")] = "raw"
-    """How KV is coded on the link."""
+    link: Annotated[Literal["auto", "gloo", "shm"], not_yet("nccl", "cuda_ipc", "memory", "nixl")] = "auto"
+    """The transport between each two workers; auto takes shm (shared memory) on one host, and gloo otherwise."""
+    codec: Literal["raw", "int8", "fp8", "int4", "int2", "auto"] = "raw"
+    """How KV is coded on the link: all but raw lose some of it; auto codes where the link is what requests wait for."""
     digest: bool = True
     """Check every group of KV bytes on arrival."""
     interface: IPAddress = "127.0.0.1"
     """IP address that links listen on. They are not authenticated: it must belong to a private network."""
+
+    @model_validator(mode="after")
+    def _can_code(self) -> Self:
+        if self.link == "shm" and self.codec not in ("raw", "auto"):
+            what = f"{self.codec} cannot go with link: shm, which copies KV as it is; use raw, or link: gloo"
+            refuse([Problem(("codec",), what)])
+        return self
 
 
 class RouterSpec(_Section):

@@ -52,6 +52,7 @@ class Sealed:
     exposed_s: float
     kv_bytes: int
     heard_s: float
+    quality: str = ""  # of the KV that was sent, as block hashes tell it apart; empty: that of the best chain
 
 
 @dataclass(slots=True, eq=False)
@@ -175,7 +176,7 @@ class DecodeService:
         kind = RefKind.SEQUENCE if wanted.is_local else RefKind.TRANSFER
         num_full = (len(sequence.token_ids) - 1) // pool.block_tokens
         reusable = sequence.reusable_blocks(pool.block_tokens) if wanted.is_local else num_full
-        cached = pool.acquire_prefix(sequence.hashes, reusable, kind)
+        cached = sequence.take_cached(pool, reusable, kind)
         missing = self._prompt_blocks(sequence) - len(cached)
         if missing > pool.num_free:
             pool.release(cached, kind)
@@ -207,6 +208,8 @@ class DecodeService:
         self._pool.hold(sequence.block_ids, RefKind.SEQUENCE)
         self._pool.release(sequence.block_ids, RefKind.TRANSFER)
         sequence.num_computed = len(sequence.token_ids)
+        if sealed.quality:
+            sequence.coarsen(sealed.quality)
         sequence.publish_full_blocks(self._pool)
         sequence.token_ids.append(sealed.first_token)
         row.sealed = sealed

@@ -10,12 +10,15 @@ from twinpool.model.kv_layout import KVLayout
 
 
 def max_chunk_bytes(layout: KVLayout, limit_bytes: int) -> int:
-    """Size of the largest chunk that ``cut_group`` makes: the limit, but never less than one block of one layer."""
+    """Raw size of the largest chunk that ``cut_group`` makes: the limit, but never less than one block of one layer."""
     return max(limit_bytes, layout.block_layer_bytes)
 
 
 def cut_group(span: Span, layout: KVLayout, limit_bytes: int) -> Iterator[Span]:
-    """Yield spans of at most ``max_chunk_bytes`` that make up ``span``: whole blocks if they fit, else fewer layers."""
+    """Yield spans of at most ``max_chunk_bytes`` that make up ``span``: whole blocks if they fit, else fewer layers.
+
+    The limit is on what is copied and coded at once; on the link a chunk is as large or smaller.
+    """
     layers = min(span.num_layers, max(1, limit_bytes // layout.block_layer_bytes))
     blocks = max(1, limit_bytes // (layers * layout.block_layer_bytes))
     for first_block in range(span.first_block, span.end_block, blocks):

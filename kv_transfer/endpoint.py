@@ -13,16 +13,19 @@ from typing import Any
 
 from twinpool.core.messages import WorkerAddress
 from twinpool.kv_transfer.channel import PeerChannel
+from twinpool.kv_transfer.codec import CodecName
+from twinpool.kv_transfer.codec_policy import CodecPolicy, usable_link
 from twinpool.kv_transfer.engine_side import EngineSide
 from twinpool.kv_transfer.events import Admitted, Cancel, Computed, ComputeFailed, Demote, GroupReady
 from twinpool.kv_transfer.handoff import Limits
 from twinpool.kv_transfer.link import Links
-from twinpool.kv_transfer.links import choose_links
+from twinpool.kv_transfer.links import LinkKinds, usable_links
 from twinpool.kv_transfer.pair import Introduction, Pair, PairOwner, Pulse
-from twinpool.kv_transfer.pair_link import LinkEnds, PairLink
+from twinpool.kv_transfer.pair_link import MAX_OPEN_LINKS, LinkEnds, PairLink
 from twinpool.kv_transfer.pairing import Dial, ServedChannel, grpc_dial
 from twinpool.kv_transfer.plan import Span
 from twinpool.kv_transfer.source import EngineEvent
+from twinpool.kv_transfer.source_codecs import SourceCodecs
 from twinpool.kv_transfer.sources import Sources
 from twinpool.kv_transfer.targets import Targets
 from twinpool.kv_transfer.turns import Turns
@@ -41,6 +44,8 @@ class LinkStats:
     peer: str
     is_outgoing: bool
     is_open: bool
+    kind: str  # empty: none was opened yet
+    why: str  # it is of this kind, for people
     link_epoch: int
     num_bytes: int
     num_messages: int  # heard from the peer, heartbeats not counted
@@ -50,8 +55,7 @@ class LinkStats:
 class TransferStats:
     """What a worker's handoffs are up to."""
 
-    kind: str
-    why: str
+    description: str  # of the kinds of link it uses
     links: tuple[LinkStats, ...]
     num_outgoing: int  # handoffs that are not over
     num_incoming: int
@@ -61,13 +65,15 @@ class TransferEndpoint:
     """Made, used and closed on the control thread, with its event loop running; calls the engine back on it.
 
     Args:
-        link, digest, interface: as in the cluster's YAML under ``transfer``.
+        link, codec, digest, interface: as in the cluster's YAML under ``transfer``.
         clock: of all deadlines; must be ``time.monotonic``, or tick with it, since links report times of that.
         window: groups of one handoff outstanding at most.
+        max_open_links: over it, the links that were unused for longest are closed.
         links, dial: other ways to move bytes and to reach peers, for workers inside one process.
+            Likewise a CodecPolicy with rates of its own.
 
     Raises:
-        ValueError: the link cannot be used here (see choose_links).
+        ValueError: the link or the codec cannot be used here (see usable_links, codec_policy.py).
     """
 
     def __init__(
@@ -77,6 +83,7 @@ class TransferEndpoint:
         engine: EngineSide,
         *,
         link: str = "auto",
+        codec: str | CodecPolicy = "raw",
         digest: bool = True,
         interface: str = "127.0.0.1",
         cluster_secret: str = "",
@@ -84,18 +91,24 @@ class TransferEndpoint:
         limits: Limits | None = None,
         window: int = 4,
         heartbeat_s: float = 1.0,
-        links: Links | None = None,
+        max_open_links: int = MAX_OPEN_LINKS,
+        links: Links | LinkKinds | None = None,
         dial: Dial | None = None,
     ) -> None:
         limits = limits or Limits()
-        self._links = links or choose_links(link, cache, interface, digest=digest)
+        policy = codec if isinstance(codec, CodecPolicy) else CodecPolicy(codec, cache.layout)
+        self._codec = policy.setting
+        self._codecs = SourceCodecs(policy)
+        if links is None:
+            links = usable_links(usable_link(policy.setting, link), cache, interface, digest=digest)
+        self._kinds = links if isinstance(links, LinkKinds) else LinkKinds.only(links)
         self._dial = dial or grpc_dial(cluster_secret)
         self._turns = Turns(clock)
         self._pulse = Pulse(heartbeat_s, limits.lease_s)
-        self._introduction = Introduction(address, cache.layout)
-        self._ends = LinkEnds(self._links, cache.layout, self._turns)
-        self._sources = Sources(engine, self._ends, limits, self._call)
-        self._targets = Targets(engine, self._ends, limits, window)
+        self._introduction = Introduction(address, cache.layout, self._kinds.offer)
+        self._ends = LinkEnds(self._kinds, cache.layout, self._turns, max_open_links)
+        self._sources = Sources(engine, self._ends, limits, self._call, self._codecs)
+        self._targets = Targets(engine, self._ends, limits, window, policy.codecs)
         self._is_closed = False
 
     # --- As a source ------------------------------------------------------------------------------------------------
@@ -105,13 +118,22 @@ class TransferEndpoint:
         self._turns.post(partial(self._sources.meet, target))
 
     def begin_source(
-        self, request_id: str, epoch: int, num_tokens: int, block_ids: Sequence[int], target: WorkerAddress
+        self,
+        request_id: str,
+        epoch: int,
+        num_tokens: int,
+        block_ids: Sequence[int],
+        target: WorkerAddress,
+        *,
+        allows_loss: bool = True,
     ) -> None:
-        """The prefill begins, in these blocks, which stay as they are until ``EngineSide.release_source``."""
+        """The prefill begins, in these blocks, which stay as they are until ``EngineSide.release_source``.
+
+        ``allows_loss`` is the request's word, under every epoch.
+        """
 
         def begin() -> None:
-            self._sources.begin(request_id, epoch, num_tokens, block_ids)
-            self._sources.name_target(request_id, epoch, target)
+            self._sources.begin(request_id, epoch, num_tokens, block_ids, target, allows_loss=allows_loss)
             self._sources.tell(request_id, epoch, Admitted())
 
         self._turns.post(begin)
@@ -139,14 +161,22 @@ class TransferEndpoint:
         self._turns.post(partial(self._sources.retarget, request_id, epoch, target))
         return True
 
+    def produced(self, num_tokens: int, duration_s: float) -> None:
+        """A prefill that has just ended computed the KV of this many tokens; several may share the time."""
+        now = self._turns.clock()
+        self._codecs.produced(num_tokens * self._ends.layout.token_bytes, now - duration_s, now)
+
     def _tell_source(self, request_id: str, epoch: int, event: EngineEvent) -> None:
         self._turns.post(partial(self._sources.tell, request_id, epoch, event))
 
     # --- As a target ------------------------------------------------------------------------------------------------
 
-    def reserve(self, request_id: str, epoch: int, num_tokens: int, source: WorkerAddress) -> None:
+    def reserve(
+        self, request_id: str, epoch: int, num_tokens: int, source: WorkerAddress, *, allows_loss: bool = True
+    ) -> None:
         """Expect the KV of this many tokens from ``source``; ``EngineSide.bind_blocks`` follows when it has started."""
-        self._turns.post(partial(self._targets.reserve, request_id, epoch, num_tokens, source))
+        reserve = partial(self._targets.reserve, request_id, epoch, num_tokens, source, allows_loss=allows_loss)
+        self._turns.post(reserve)
 
     def bound(self, request_id: str, epoch: int, block_ids: Sequence[int], skip_blocks: int) -> bool:
         """These blocks are the request's, and the leading ``skip_blocks`` hold its KV already.
@@ -198,15 +228,17 @@ class TransferEndpoint:
 
     @property
     def link_description(self) -> str:
-        """The kind of link."""
-        return self._links.kind
+        """The kinds of link, and how KV is coded if it is, for people."""
+        if self._codec == CodecName.RAW:
+            return self._kinds.description
+        return f"{self._kinds.description}, codec {self._codec}"
 
     def stats(self) -> TransferStats:
         """A snapshot for people."""
         links = [_link_stats(pair, link, is_outgoing=True) for pair, link in self._sources.links.items()]
         links += [_link_stats(pair, link, is_outgoing=False) for pair, link in self._targets.links.items()]
         counts = (self._sources.num_handoffs, self._targets.num_handoffs)
-        return TransferStats(self._links.kind, self._links.why, tuple(links), *counts)
+        return TransferStats(self._kinds.description, tuple(links), *counts)
 
     async def close(self) -> None:
         """End every conversation and link; nothing is left afterwards. The engine hears nothing more. Idempotent."""
@@ -224,4 +256,13 @@ class TransferEndpoint:
 
 
 def _link_stats(pair: Pair, link: PairLink, *, is_outgoing: bool) -> LinkStats:
-    return LinkStats(pair.name, is_outgoing, link.is_open, link.link_epoch, link.num_bytes, pair.num_heard)
+    return LinkStats(
+        pair.name,
+        is_outgoing,
+        link.is_open,
+        link.kind,
+        link.why,
+        link.link_epoch,
+        link.num_bytes,
+        pair.num_heard,
+    )

@@ -6,6 +6,7 @@ A contract only: who implements it hops to the engine's thread as it likes.
 from typing import Protocol
 
 from twinpool.core.messages import FailureKind
+from twinpool.kv_transfer.codec import CodecName
 from twinpool.kv_transfer.handoff import Seal
 
 
@@ -19,8 +20,8 @@ class EngineSide(Protocol):
         """Target: find room for the request; ``TransferEndpoint.bound`` answers."""
         ...
 
-    def adopt(self, request_id: str, epoch: int, seal: Seal) -> None:
-        """Target: the blocks hold the request's KV, verified; decode it."""
+    def adopt(self, request_id: str, epoch: int, seal: Seal, codec: CodecName) -> None:
+        """Target: the blocks hold the request's KV, verified, those that were sent as ``codec`` left it; decode it."""
         ...
 
     def release_target(self, request_id: str, epoch: int) -> None:

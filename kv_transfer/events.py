@@ -6,6 +6,8 @@ Frozen values; each says which end it is for. Knows no link, no clock and no mem
 from dataclasses import dataclass
 
 from twinpool.core.messages import FailureKind
+from twinpool.kv_transfer.codec import CodecName
+from twinpool.kv_transfer.coding import RAW, Coding
 from twinpool.kv_transfer.handoff import Message, Seal
 from twinpool.kv_transfer.plan import Span
 
@@ -54,6 +56,7 @@ class Retarget:
     """Source: the gateway named another target, under a higher epoch."""
 
     epoch: int
+    codec: CodecName = CodecName.RAW
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,7 @@ class Reserve:
     """Target: the gateway's order came; the KV of this many tokens is expected."""
 
     num_tokens: int
+    allows_loss: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +142,7 @@ class Transmit:
     epoch: int
     group: int  # counted from 0 in each epoch
     span: Span
+    coding: Coding = RAW
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +155,7 @@ class Receive:
     seq: int
     span: Span
     discard: bool = False
+    coding: Coding = RAW
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +170,7 @@ class Adopt:
     """Target: the blocks hold the request's KV and belong to the sequence from now on."""
 
     seal: Seal
+    codec: CodecName = CodecName.RAW  # that those which were sent came through
 
 
 @dataclass(frozen=True, slots=True)

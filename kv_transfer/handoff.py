@@ -6,6 +6,8 @@ how the ends behave is in source.py and target.py, what else they are told and w
 
 from dataclasses import dataclass
 
+from twinpool.kv_transfer.codec import CodecName
+from twinpool.kv_transfer.coding import RAW, Coding
 from twinpool.kv_transfer.plan import Span
 
 
@@ -29,6 +31,12 @@ class Started:
     request_id: str
     epoch: int
     num_tokens: int
+    codec: CodecName = CodecName.RAW  # of all groups
+
+    @property
+    def coding(self) -> Coding:
+        """How all groups are coded."""
+        return Coding.of(self.codec, self.num_tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +57,7 @@ class Next:
     epoch: int
     seq: int
     span: Span
+    coding: Coding = RAW  # as Started says; said again for a target that knows the handoff no more
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +72,7 @@ class Seal:
     since_computed_s: float  # end of the prefill's compute to this message
     wire_s: float  # a group of this handoff was on the link
     exposed_s: float  # of that, after the end of compute
-    kv_bytes: int
+    kv_bytes: int  # on the link, as coded
 
 
 @dataclass(frozen=True, slots=True)

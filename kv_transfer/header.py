@@ -31,8 +31,8 @@ class ChunkHeader:
     handoff: bytes  # handoff_id of the request
     epoch: int
     chunk: int  # counted from 0 over the life of one link
-    num_bytes: int
-    digest: bytes  # of the bytes behind the header; empty: none was taken
+    num_bytes: int  # behind the header, as coded
+    digest: bytes  # of these bytes; empty: none was taken
 
     def differs_from(self, announced: "ChunkHeader") -> str:
         """Name the first field, beside the digest, that is not as announced; empty when there is none."""

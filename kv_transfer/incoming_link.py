@@ -41,6 +41,7 @@ class IncomingLink(PairLink):
         super().__init__(pair, ends)
         self._receiver: ReceiveLink | None = None
         self._posted: dict[int, Reception] = {}
+        self._asked_to_close = 0  # the link epoch
         self._next_seq = 0
 
     def on_open_link(self, message: pb.OpenLink) -> None:
@@ -49,18 +50,21 @@ class IncomingLink(PairLink):
             raise WireError(f"link epoch {message.link_epoch} was used before")
         self.close("the source asked for another", tell=False)
         self.link_epoch = message.link_epoch
-        links = self._ends.links
-        if message.kind != links.kind:
-            self._refuse(f"this worker receives over {links.kind}, not over {message.kind[:20]}")
+        self._ends.prepare(message.kind, partial(self._listen, message))
+
+    def _listen(self, message: pb.OpenLink) -> None:
+        if self._pair.is_lost or message.link_epoch != self.link_epoch:
             return
         reports = _ReceiveReports(self, self._ends)
         try:
-            self._receiver, ticket = links.listen(reports)
+            self._receiver, ticket = self._ends.kinds.get(message.kind).listen(reports)
         except LinkError as error:
             reports.on_closed()
             self._refuse(str(error))
             return
+        self.kind, self.why = message.kind, "the source chose it"
         self._link = self._receiver
+        self._ends.roster.touch(self)
         ready = pb.LinkReady(link_epoch=self.link_epoch, host=ticket.host, port=ticket.port, ticket=ticket.secret)
         self._pair.send(pb.PeerMessage(link_ready=ready))
 
@@ -70,6 +74,10 @@ class IncomingLink(PairLink):
             raise WireError(f"group {announced.seq} was announced where {self._next_seq} is due")
         if announced.span.end_layer > self._ends.layout.num_layers:
             raise WireError(f"{announced.span} reaches beyond layer {self._ends.layout.num_layers}")
+        try:
+            announced.coding.num_bytes(announced.span, self._ends.layout)
+        except ValueError as error:
+            raise WireError(f"{announced.span}, codec {announced.coding.codec}: {error}") from None
         self._next_seq += 1
 
     def receive(self, reception: Reception) -> None:
@@ -79,15 +87,30 @@ class IncomingLink(PairLink):
             return
         announced = reception.announced
         self._posted[announced.seq] = reception
-        self._receiver.receive(
-            Group(announced.request_id, announced.epoch, announced.seq, announced.span, reception.block_ids)
-        )
+        self._asked_to_close = 0  # it is used: whoever was asked had reason to go on
+        self._ends.roster.touch(self)
+        request_id, epoch, seq, span = announced.request_id, announced.epoch, announced.seq, announced.span
+        self._receiver.receive(Group(request_id, epoch, seq, span, reception.block_ids, announced.coding))
 
     def received(self, seq: int, digest_ok: bool) -> None:
         """A receive is over."""
         reception = self._posted.pop(seq)
-        self.num_bytes += reception.announced.span.num_bytes(self._ends.layout)
+        announced = reception.announced
+        self.num_bytes += announced.coding.num_bytes(announced.span, self._ends.layout)
         reception.on_received(digest_ok)
+        self._ends.roster.shrink()
+
+    @property
+    def is_idle(self) -> bool:
+        """See PairLink."""
+        return self._link is not None and not self._posted
+
+    def give_way(self) -> None:
+        """Ask the source to close it: it alone knows that no group is on its way."""
+        if self._asked_to_close != self.link_epoch:
+            self._asked_to_close = self.link_epoch
+            unused = pb.LinkUnused(link_epoch=self.link_epoch)
+            self._pair.send(pb.PeerMessage(link_unused=unused))
 
     def _refuse(self, reason: str) -> None:
         self._closed_because = reason

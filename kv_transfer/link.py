@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from twinpool.kv_transfer.coding import RAW, Coding
 from twinpool.kv_transfer.plan import Span
 
 BlockIds = NDArray[np.int64]
@@ -30,6 +31,7 @@ class Group:
     seq: int  # as in Next; names the group in LinkEvents
     span: Span
     block_ids: BlockIds | None  # of the span's blocks, in order; None: receive, and throw away
+    coding: Coding = RAW  # of its bytes on the link
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ class LinkEvents(Protocol):
         ...
 
     def on_received(self, seq: int, digest_ok: bool) -> None:
-        """The receive is over. If a digest failed, that chunk was not written to its blocks."""
+        """The receive is over. If a digest failed, what that chunk's own blocks hold now means nothing."""
         ...
 
     def on_error(self, reason: str) -> None:

@@ -1,4 +1,4 @@
-"""Moves groups over a wire on a thread of its own: cut, copy, digest and check, two chunks in flight.
+"""Moves groups over a wire on a thread of its own: cut, copy, code, digest and check, two chunks in flight.
 
 The thread opens the wire too, since both opening and waiting may block for their whole deadline. Knows no transport:
 a Wire posts byte arrays and waits for them.
@@ -17,6 +17,7 @@ from typing import Protocol
 import numpy as np
 
 from twinpool.kv_transfer.chunks import cut_group, max_chunk_bytes
+from twinpool.kv_transfer.coder import Coder, aligned_bytes
 from twinpool.kv_transfer.header import (
     HEADER_BYTES,
     Bytes,
@@ -31,7 +32,7 @@ from twinpool.kv_transfer.link import CHUNK_BYTES, BlockIds, Group, LinkError, L
 from twinpool.kv_transfer.plan import Span
 from twinpool.model.kv_layout import KVCache
 
-NUM_SLOTS = 2  # one chunk on the wire while another is copied and digested
+NUM_SLOTS = 2  # one chunk on the wire while another is copied, coded and digested
 
 Wait = Callable[[], None]  # until what was posted is over; LinkError when it fails or its deadline passes
 
@@ -68,7 +69,7 @@ class Chunk:
     is_last: bool  # of its group
     started_s: float  # its group, by time.monotonic
     header: Bytes
-    data: Bytes
+    data: Bytes  # as on the link
 
     @property
     def announced(self) -> ChunkHeader:
@@ -105,6 +106,7 @@ class LinkThread(ABC):
         self._in_flight: deque[tuple[Chunk, Wait]] = deque()
         self._num_chunks = 0
         self._slots: list[tuple[Bytes, Bytes]] = []
+        self._coder = Coder(cache.layout)
         self._thread = threading.Thread(target=self._run, name=f"link-{type(self).__name__}", daemon=True)
         self._thread.start()
 
@@ -164,7 +166,7 @@ class LinkThread(ABC):
             if len(self._in_flight) == NUM_SLOTS:
                 self._finish_oldest()
             header, staging = self._slot(self._num_chunks % NUM_SLOTS)
-            data = staging[: span.num_bytes(self._cache.layout)]
+            data = staging[: group.coding.num_bytes(span, self._cache.layout)]
             is_last = (span.end_block, span.end_layer) == (whole.end_block, whole.end_layer)
             chunk = Chunk(group, span, self._num_chunks, is_last, started_s, header, data)
             self._num_chunks += 1
@@ -173,7 +175,7 @@ class LinkThread(ABC):
     def _slot(self, index: int) -> tuple[Bytes, Bytes]:
         if index == len(self._slots):
             size = max_chunk_bytes(self._cache.layout, self._chunk_bytes)
-            self._slots.append((np.zeros(HEADER_BYTES, dtype=np.uint8), np.empty(size, dtype=np.uint8)))
+            self._slots.append((np.zeros(HEADER_BYTES, dtype=np.uint8), aligned_bytes(size)))
         return self._slots[index]
 
     def _finish_oldest(self) -> None:
@@ -182,14 +184,13 @@ class LinkThread(ABC):
         self._in_flight.popleft()
         self._finish(chunk)
 
-    def _copy(self, copy: Callable[[int, int, BlockIds, Bytes], None], chunk: Chunk) -> None:
-        """Copy between blocks and staging, unless the link is closed: the blocks may be someone else's by now."""
-        if chunk.group.block_ids is None:
-            return
+    def _copy(self, copy: Callable[[int, int, BlockIds, Bytes], None], chunk: Chunk, raw: Bytes) -> None:
+        """Copy between blocks and memory, unless the link is closed: the blocks may be someone else's by now."""
+        assert chunk.group.block_ids is not None
         with self._copying:
             if self._is_closing:
                 raise _Closing
-            copy(chunk.span.first_layer, chunk.span.end_layer, chunk.select(chunk.group.block_ids), chunk.data)
+            copy(chunk.span.first_layer, chunk.span.end_layer, chunk.select(chunk.group.block_ids), raw)
 
     @abstractmethod
     def _post(self, wire: Wire, chunk: Chunk) -> Wait:
@@ -209,7 +210,11 @@ class SendThread(LinkThread):
         self._queue.put(group)
 
     def _post(self, wire: Wire, chunk: Chunk) -> Wait:
-        self._copy(self._cache.gather, chunk)
+        coding = chunk.group.coding
+        raw = chunk.data if coding.is_raw else self._coder.raw(chunk.span)
+        self._copy(self._cache.gather, chunk, raw)
+        if not coding.is_raw:
+            self._coder.encode(coding, chunk.span, raw, chunk.data)
         digest = data_digest(chunk.data) if self._digest else b""
         pack_header(replace(chunk.announced, digest=digest), chunk.header)
         return wire.send(chunk.number, chunk.header, chunk.data)
@@ -233,10 +238,17 @@ class ReceiveThread(LinkThread):
 
     def _finish(self, chunk: Chunk) -> None:
         if is_intact(chunk.header, chunk.data, chunk.announced, needs_digest=self._digest):
-            self._copy(self._cache.scatter, chunk)
+            self._write(chunk)
         else:
             self._group_ok = False
         if chunk.is_last:
             group_ok, self._group_ok = self._group_ok, True
             if not self._is_closing:
                 self._events.on_received(chunk.group.seq, group_ok)
+
+    def _write(self, chunk: Chunk) -> None:
+        """Put what arrived, and is what was sent, into its blocks."""
+        coding = chunk.group.coding
+        if chunk.group.block_ids is not None:
+            raw = chunk.data if coding.is_raw else self._coder.decode(coding, chunk.span, chunk.data)
+            self._copy(self._cache.scatter, chunk, raw)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from twinpool.kv_transfer.coder import Coder, aligned_bytes
 from twinpool.kv_transfer.header import (
     HEADER_BYTES,
     Bytes,
@@ -21,7 +22,7 @@ from twinpool.kv_transfer.header import (
     is_intact,
     pack_header,
 )
-from twinpool.kv_transfer.link import Group, LinkEvents, Ticket
+from twinpool.kv_transfer.link import BlockIds, Group, LinkEvents, Ticket
 from twinpool.kv_transfer.memory_network import Fault, MemoryNetwork
 from twinpool.model.kv_layout import KVCache
 
@@ -77,6 +78,7 @@ class _End:
         self.digest = digest
         self.pending: deque[Group] = deque()  # posted here and not over
         self.is_over = False
+        self.coder = Coder(cache.layout)
         self._call_off: Callable[[], None] | None = None
         self._watch()
 
@@ -220,7 +222,7 @@ class _Connection:
     def _deliver(self, parcel: _Parcel, source: MemorySendLink, target: MemoryReceiveLink) -> None:
         started_s = time.monotonic()
         is_first = parcel.data is None
-        data = _gathered(source.cache, parcel.group) if parcel.data is None else parcel.data
+        data = _gathered(source, parcel.group) if parcel.data is None else parcel.data
         if parcel.fault is Fault.DUPLICATE and is_first:
             self._parcels.appendleft(replace(parcel, data=data))
         header = np.empty(HEADER_BYTES, dtype=np.uint8)
@@ -231,7 +233,7 @@ class _Connection:
         if parcel.fault is Fault.CORRUPT:
             data[len(data) // 2] ^= 1
         group = target.pending[0]
-        announced = _header(group, self._num_received, group.span.num_bytes(target.cache.layout))
+        announced = _header(group, self._num_received, group.coding.num_bytes(group.span, target.cache.layout))
         try:
             digest_ok = is_intact(header, data, announced, needs_digest=target.digest)
         except HeaderError as error:
@@ -239,7 +241,7 @@ class _Connection:
             return
         self._num_received += 1
         if digest_ok and group.block_ids is not None:
-            target.cache.scatter(group.span.first_layer, group.span.end_layer, group.block_ids, data)
+            _scatter(target, group, group.block_ids, data)
         target.pending.popleft()
         target.events.on_received(group.seq, digest_ok)
         if is_first and not source.is_over:
@@ -251,8 +253,19 @@ def _header(group: Group, number: int, num_bytes: int) -> ChunkHeader:
     return ChunkHeader(handoff_id(group.request_id), group.epoch, number, num_bytes, b"")
 
 
-def _gathered(cache: KVCache, group: Group) -> Bytes:
+def _gathered(end: _End, group: Group) -> Bytes:
+    """A group's bytes as they go on the link."""
     assert group.block_ids is not None
-    data = np.empty(group.span.num_bytes(cache.layout), dtype=np.uint8)
-    cache.gather(group.span.first_layer, group.span.end_layer, group.block_ids, data)
+    span, coding = group.span, group.coding
+    data = aligned_bytes(coding.num_bytes(span, end.cache.layout))
+    raw = data if coding.is_raw else end.coder.raw(span)
+    end.cache.gather(span.first_layer, span.end_layer, group.block_ids, raw)
+    if not coding.is_raw:
+        end.coder.encode(coding, span, raw, data)
     return data
+
+
+def _scatter(end: _End, group: Group, block_ids: BlockIds, data: Bytes) -> None:
+    span, coding = group.span, group.coding
+    raw = data if coding.is_raw else end.coder.decode(coding, span, data)
+    end.cache.scatter(span.first_layer, span.end_layer, block_ids, raw)

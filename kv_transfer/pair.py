@@ -12,6 +12,7 @@ from typing import Protocol
 
 from twinpool.core.messages import WorkerAddress
 from twinpool.kv_transfer.channel import ChannelClosed, PeerChannel
+from twinpool.kv_transfer.link_choice import NOTHING, LinkOffer
 from twinpool.kv_transfer.turns import Turns
 from twinpool.kv_transfer.wire import WireError
 from twinpool.model.kv_layout import KVLayout
@@ -31,12 +32,17 @@ class Introduction:
 
     address: WorkerAddress
     layout: KVLayout
+    offer: LinkOffer = NOTHING
 
     def hello(self) -> pb.PeerMessage:
         """The first message, either way."""
         layout = self.layout
         hello = pb.PairHello(
-            address=address_to_proto(self.address), layout_hash=layout.digest(), layout=layout.describe()
+            address=address_to_proto(self.address),
+            layout_hash=layout.digest(),
+            layout=layout.describe(),
+            link_kinds=self.offer.kinds,
+            host=self.offer.host,
         )
         return pb.PeerMessage(hello=hello)
 
@@ -89,6 +95,7 @@ class Pair:
 
     def __init__(self, introduction: Introduction, owner: PairOwner, turns: Turns, pulse: Pulse) -> None:
         self.peer: WorkerAddress | None = None
+        self.peer_offer: LinkOffer | None = None  # of links; once the peer said hello
         self.lost_reason: str | None = None
         self.num_heard = 0  # messages, heartbeats not counted
         self._introduction = introduction
@@ -147,10 +154,11 @@ class Pair:
             async with asyncio.timeout(self._pulse.lease_s):
                 channel = await dial(peer)
                 channel.send(self._introduction.hello())
-                answered = self._introduction.check(await channel.receive())
+                hello = await channel.receive()
+                answered = self._introduction.check(hello)
             if (answered.worker_id, answered.incarnation) != (peer.worker_id, peer.incarnation):
                 raise PairRefused(f"{peer.address} is {answered.worker_id} now, started anew")
-            await self._converse(channel)
+            await self._converse(channel, hello.hello)
         except (ChannelClosed, PairRefused, WireError, TimeoutError) as error:
             self._lose(self._reason(error))
         finally:
@@ -162,13 +170,14 @@ class Pair:
                 hello = await channel.receive()
             channel.send(self._introduction.hello())  # even if it refuses: the caller then knows why
             self.peer = self._introduction.check(hello)
-            await self._converse(channel)
+            await self._converse(channel, hello.hello)
         except (ChannelClosed, PairRefused, WireError, TimeoutError) as error:
             self._lose(self._reason(error))
         finally:
             await self._finish(channel)
 
-    async def _converse(self, channel: PeerChannel) -> None:
+    async def _converse(self, channel: PeerChannel, theirs: pb.PairHello) -> None:
+        self.peer_offer = LinkOffer.heard(theirs.link_kinds, theirs.host)
         self._channel = channel
         for message in self._backlog:
             channel.send(message)

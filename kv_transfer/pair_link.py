@@ -5,11 +5,14 @@ outgoing_link.py and incoming_link.py.
 """
 
 import asyncio
+import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
 
-from twinpool.kv_transfer.link import Link, Links
+from twinpool.kv_transfer.link import Link, LinkError
+from twinpool.kv_transfer.link_roster import LinkRoster
+from twinpool.kv_transfer.links import LinkKinds
 from twinpool.kv_transfer.pair import Pair
 from twinpool.kv_transfer.turns import Turns, Work
 from twinpool.model.kv_layout import KVLayout
@@ -17,19 +20,33 @@ from twinpool.protos.twinpool.v1 import worker_pb2 as pb
 
 OnLost = Callable[[str], None]  # why the link is lost
 
-_MAX_REASON = 500
+MAX_OPEN_LINKS = 64  # of a worker, before idle ones give way; one over gloo takes five descriptors and three threads
+MAX_REASON = 500
 
 
 class LinkEnds:
     """How this worker makes links, and every end of one that is not gone yet, so that closing can wait for them."""
 
-    def __init__(self, links: Links, layout: KVLayout, turns: Turns) -> None:
-        self.links = links
+    def __init__(self, kinds: LinkKinds, layout: KVLayout, turns: Turns, max_open_links: int = MAX_OPEN_LINKS) -> None:
+        self.kinds = kinds
+        self.roster = LinkRoster(max_open_links)
         self.layout = layout
         self.turns = turns
         self._alive: set[object] = set()
         self._all_gone = asyncio.Event()
         self._all_gone.set()
+
+    def prepare(self, kind: str, then: Work) -> None:
+        """Do ``then`` in turns, once ``kinds.get`` of this kind answers at once: now, or when a thread saw to it."""
+        if self.kinds.is_quick(kind):
+            then()
+            return
+        made = asyncio.get_running_loop().run_in_executor(None, self._make, kind)
+        made.add_done_callback(lambda _: self.turns.post(then))
+
+    def _make(self, kind: str) -> None:
+        with contextlib.suppress(LinkError):  # who asks for it hears of it
+            self.kinds.get(kind)
 
     def add(self, end: object) -> None:
         """An end begins."""
@@ -58,6 +75,8 @@ class PairLink(ABC):
     def __init__(self, pair: Pair, ends: LinkEnds) -> None:
         self.link_epoch = 0
         self.num_bytes = 0  # moved, over all epochs
+        self.kind = ""  # of the link that was opened last
+        self.why = ""  # it is of that kind, for people
         self._pair = pair
         self._ends = ends
         self._link: Link | None = None
@@ -75,19 +94,36 @@ class PairLink(ABC):
         if not self._is_in_use():
             return
         self._closed_because = f"the link with {self._pair.name} is lost: {reason}"
+        self._end_link(reason, tell=tell)
+        for on_lost in self._take_users():
+            self._ends.turns.post(partial(on_lost, self._closed_because))
+
+    def on_error(self, reason: str) -> None:
+        """The link failed."""
+        self.close(reason)
+
+    def _end_link(self, reason: str, *, tell: bool) -> None:
+        self._ends.roster.drop(self)
         link, self._link = self._link, None
         if link is not None:
             link.close()
         if tell:
-            closed = pb.LinkClosed(link_epoch=self.link_epoch, reason=reason[:_MAX_REASON])
+            closed = pb.LinkClosed(link_epoch=self.link_epoch, reason=reason[:MAX_REASON])
             self._pair.send(pb.PeerMessage(link_closed=closed))
-        for on_lost in self._take_users():
-            self._ends.turns.post(partial(on_lost, self._closed_because))
 
     def on_link_closed(self, message: pb.LinkClosed) -> None:
         """The peer closed its end."""
         if message.link_epoch == self.link_epoch:
-            self.close(message.reason[:_MAX_REASON], tell=False)
+            self.close(message.reason[:MAX_REASON], tell=False)
+
+    @property
+    @abstractmethod
+    def is_idle(self) -> bool:
+        """See link_roster.Closable."""
+
+    @abstractmethod
+    def give_way(self) -> None:
+        """See link_roster.Closable."""
 
     @abstractmethod
     def _is_in_use(self) -> bool:
@@ -118,7 +154,7 @@ class Reports:
 
     def on_error(self, reason: str) -> None:
         """The owner closes it and tells the peer."""
-        self.hop(partial(self._owner.close, reason))
+        self.hop(partial(self._owner.on_error, reason))
 
     def on_closed(self) -> None:
         """Also to be called if the link could not be made."""

@@ -1,12 +1,14 @@
 """What one epoch of a handoff has sent: a value that the source's end replaces as groups go out and complete.
 
-Pure arithmetic. Knows no phase, no message and no link.
+Pure arithmetic. Knows no phase and no link.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from twinpool.kv_transfer.events import LinkSent
+from twinpool.kv_transfer.coding import RAW, Coding
+from twinpool.kv_transfer.events import Computed, LinkSent
+from twinpool.kv_transfer.handoff import Seal, Started
 from twinpool.kv_transfer.plan import Span, clip
 from twinpool.model.kv_layout import KVLayout
 
@@ -15,6 +17,7 @@ from twinpool.model.kv_layout import KVLayout
 class Sending:
     """How far the spans of a request have gone to one target, and what that took."""
 
+    coding: Coding = RAW
     skip_blocks: int = 0  # leading blocks the target holds
     window: int = 0  # groups outstanding at most; 0: nothing is granted
     cursor: int = 0  # spans announced or skipped
@@ -34,7 +37,7 @@ class Sending:
             cursor += 1
             if span is not None:
                 groups.append((self.num_groups + len(groups), span))
-                kv_bytes += span.num_bytes(layout)
+                kv_bytes += self.coding.num_bytes(span, layout)
         taken = replace(
             self,
             cursor=cursor,
@@ -55,4 +58,18 @@ class Sending:
             wire_s=self.wire_s + until - begin,
             exposed_s=self.exposed_s + exposed_s,
             wire_until=until,
+        )
+
+    def seal(self, started: Started, result: Computed, now: float) -> Seal:
+        """What to say behind the last group."""
+        return Seal(
+            started.request_id,
+            started.epoch,
+            num_tokens=started.num_tokens,
+            num_groups=self.num_groups,
+            first_token=result.first_token,
+            since_computed_s=now - result.at,
+            wire_s=self.wire_s,
+            exposed_s=self.exposed_s,
+            kv_bytes=self.kv_bytes,
         )

@@ -9,6 +9,7 @@ from typing import assert_never
 
 from twinpool.core.errors import Internal
 from twinpool.core.messages import FailureKind
+from twinpool.kv_transfer.codec import CodecName
 from twinpool.kv_transfer.events import (
     Action,
     Admitted,
@@ -30,7 +31,7 @@ from twinpool.kv_transfer.events import (
     Tick,
     Transmit,
 )
-from twinpool.kv_transfer.handoff import Abort, Committed, Grant, Limits, Seal, Started, Stopped
+from twinpool.kv_transfer.handoff import Abort, Committed, Grant, Limits, Started, Stopped
 from twinpool.kv_transfer.phases import SOURCE_MOVES, check_move
 from twinpool.kv_transfer.phases import SourcePhase as SourcePhase
 from twinpool.kv_transfer.plan import Coverage, Span, max_skip_blocks
@@ -51,19 +52,28 @@ class SourceHandoff:
     Every attribute is an immutable value, so a copy of ``vars()`` is a copy of the machine.
     """
 
-    def __init__(self, request_id: str, epoch: int, num_tokens: int, layout: KVLayout, limits: Limits) -> None:
+    def __init__(
+        self,
+        request_id: str,
+        epoch: int,
+        num_tokens: int,
+        layout: KVLayout,
+        limits: Limits,
+        codec: CodecName = CodecName.RAW,
+    ) -> None:
         self.request_id = request_id
         self.epoch = epoch
         self.num_tokens = num_tokens
+        self.codec = codec  # of this epoch
         self.phase = SourcePhase.QUEUED
         self._layout = layout
         self._limits = limits
         self._spans: tuple[Span, ...] = ()  # computed, in order
         self._computed = Coverage.of(layout.num_layers, 0, layout.num_blocks(num_tokens))
-        self._first_token: int | None = None
-        self._computed_at: float | None = None
+        self._result: Computed | None = None  # once all is computed
         self._sending = Sending()  # under this epoch
         self._next_epoch: int | None = None  # begins when the sends of this one are over
+        self._next_codec = codec
         self._is_unwanted = False  # no epoch begins any more
         self._reason = ""  # why the last epoch stopped
         self._deadline: float | None = None  # of the phase
@@ -82,7 +92,7 @@ class SourceHandoff:
     @property
     def is_waiting_for_room(self) -> bool:
         """Whether the KV is all computed and none of it moves: what counts as parked blocks."""
-        return self._computed_at is not None and self.phase in (SourcePhase.WAITING, SourcePhase.PARKED)
+        return self._result is not None and self.phase in (SourcePhase.WAITING, SourcePhase.PARKED)
 
     @property
     def next_deadline(self) -> float | None:
@@ -114,8 +124,8 @@ class SourceHandoff:
             case Heard():
                 self._lease_until = now + self._limits.lease_s
                 return []
-            case Retarget(epoch):
-                return self._retarget(epoch, now)
+            case Retarget(epoch, codec):
+                return self._retarget(epoch, codec, now)
             case Demote(reason):
                 waiting = self.phase in (SourcePhase.WAITING, SourcePhase.PARKED)
                 return self._end(FailureKind.PREEMPTED, reason, now) if waiting else []
@@ -142,7 +152,7 @@ class SourceHandoff:
             return []
         if not self._computed.is_complete:
             raise Internal(f"the prefill of {self.request_id} ended before every span was reported")
-        self._first_token, self._computed_at = event.first_token, event.at
+        self._result = event
         return self._pump(now)
 
     # --- Sending ----------------------------------------------------------------------------------------------------
@@ -152,10 +162,11 @@ class SourceHandoff:
             return []
         self._enter(SourcePhase.WAITING, now + self._limits.ask_s)
         self._lease_until = now + self._limits.lease_s
-        return [self._started()]
+        return [Send(self._started)]
 
-    def _started(self) -> Action:
-        return Send(Started(self.request_id, self.epoch, self.num_tokens))
+    @property
+    def _started(self) -> Started:
+        return Started(self.request_id, self.epoch, self.num_tokens, self.codec)
 
     def _message(self, message: SourceMessage, now: float) -> Sequence[Action]:
         self._lease_until = now + self._limits.lease_s
@@ -172,7 +183,7 @@ class SourceHandoff:
         if not 0 <= grant.skip_blocks <= limit or grant.window < 1:
             return self._stop(f"the target's grant makes no sense: {grant}", now)
         self._enter(SourcePhase.STREAMING)
-        self._sending = Sending(skip_blocks=grant.skip_blocks, window=grant.window)
+        self._sending = Sending(self._started.coding, grant.skip_blocks, grant.window)
         return self._pump(now)
 
     def _pump(self, now: float) -> Sequence[Action]:
@@ -180,29 +191,16 @@ class SourceHandoff:
         if self.phase is not SourcePhase.STREAMING:
             return []
         self._sending, groups = self._sending.take(self._spans, self._layout)
-        actions: list[Action] = [Transmit(self.epoch, group, span) for group, span in groups]
-        if self._computed_at is not None and not self._sending.outstanding:
-            actions.append(Send(self._seal(now - self._computed_at)))
+        actions: list[Action] = [Transmit(self.epoch, group, span, self._sending.coding) for group, span in groups]
+        if self._result is not None and not self._sending.outstanding:
+            actions.append(Send(self._sending.seal(self._started, self._result, now)))
             self._enter(SourcePhase.SEALED, now + self._limits.commit_s)
         return actions
-
-    def _seal(self, since_computed_s: float) -> Seal:
-        return Seal(
-            self.request_id,
-            self.epoch,
-            num_tokens=self.num_tokens,
-            num_groups=self._sending.num_groups,
-            first_token=self._first_token or 0,
-            since_computed_s=since_computed_s,
-            wire_s=self._sending.wire_s,
-            exposed_s=self._sending.exposed_s,
-            kv_bytes=self._sending.kv_bytes,
-        )
 
     def _link_sent(self, event: LinkSent, now: float) -> Sequence[Action]:
         if event.epoch != self.epoch or event.group not in self._sending.outstanding:
             return []
-        self._sending = self._sending.with_sent(event, self._computed_at)
+        self._sending = self._sending.with_sent(event, self._result.at if self._result else None)
         return self._finish_stop(now) if self.phase is SourcePhase.STOPPING else self._pump(now)
 
     def _committed(self) -> Sequence[Action]:
@@ -232,13 +230,13 @@ class SourceHandoff:
         close: list[Action] = [CloseLink(self.epoch, reason)] if self._sending.outstanding else []
         return [*close, *self._stop(reason, now)] if self.phase in _ACTIVE else close
 
-    def _retarget(self, epoch: int, now: float) -> Sequence[Action]:
+    def _retarget(self, epoch: int, codec: CodecName, now: float) -> Sequence[Action]:
         if epoch <= max(self.epoch, self._next_epoch or 0) or not self.can_retarget:
             return []
         if self.phase is SourcePhase.QUEUED:
-            self.epoch = epoch
+            self.epoch, self.codec = epoch, codec
             return []
-        self._next_epoch = epoch
+        self._next_epoch, self._next_codec = epoch, codec
         if self.phase in _ACTIVE:
             return self._stop(f"the gateway named another target under epoch {epoch}", now)
         return self._finish_stop(now)
@@ -272,6 +270,7 @@ class SourceHandoff:
             return [*stopped, Release()]
         if self._next_epoch is not None:
             self.epoch, self._next_epoch, self._sending = self._next_epoch, None, Sending()
+            self.codec = self._next_codec
             return [*stopped, *self._announce(now)]
         self._enter(SourcePhase.PARKED, now + self._limits.park_s)
         return [*stopped, Parked(self.epoch, self._reason)]
@@ -285,7 +284,7 @@ class SourceHandoff:
             return []
         if self.phase is SourcePhase.WAITING:  # the first Started, or its Grant, may have been lost
             self._deadline = now + self._limits.ask_s
-            return [self._started()]
+            return [Send(self._started)]
         if self.phase is SourcePhase.SEALED:
             return self._stop(f"not committed within {self._limits.commit_s:g} s", now)
         if self.phase is SourcePhase.STOPPING:

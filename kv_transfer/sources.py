@@ -12,6 +12,7 @@ import numpy as np
 
 from twinpool.core.errors import Internal
 from twinpool.core.messages import WorkerAddress
+from twinpool.kv_transfer.codec import CodecName
 from twinpool.kv_transfer.engine_side import EngineSide
 from twinpool.kv_transfer.events import (
     Action,
@@ -38,6 +39,7 @@ from twinpool.kv_transfer.outgoing_link import OutgoingLink, Transmission
 from twinpool.kv_transfer.pair import Pair, PairOwner
 from twinpool.kv_transfer.pair_link import LinkEnds
 from twinpool.kv_transfer.source import SourceEvent, SourceHandoff, SourcePhase
+from twinpool.kv_transfer.source_codecs import SourceCodecs
 from twinpool.kv_transfer.turns import Alarm, Turns
 from twinpool.kv_transfer.wire import WireError, message_from_proto, message_to_proto
 from twinpool.protos.twinpool.v1 import worker_pb2 as pb
@@ -48,9 +50,18 @@ log = logging.getLogger(__name__)
 class _Source:
     """One request's handoff, through all its epochs."""
 
-    def __init__(self, machine: SourceHandoff, block_ids: BlockIds, turns: Turns, tick: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        machine: SourceHandoff,
+        block_ids: BlockIds,
+        turns: Turns,
+        tick: Callable[[], None],
+        *,
+        allows_loss: bool,
+    ) -> None:
         self.machine = machine
         self.block_ids = block_ids
+        self.allows_loss = allows_loss
         self.epoch = machine.epoch  # the newest that was named
         self.targets: dict[int, Pair] = {}  # by epoch
         self.alarm = Alarm(turns, tick)
@@ -60,13 +71,19 @@ class Sources:
     """Owns the handoffs, and a pair with each target. Every method is called in turns."""
 
     def __init__(
-        self, engine: EngineSide, ends: LinkEnds, limits: Limits, call: Callable[[PairOwner, WorkerAddress], Pair]
+        self,
+        engine: EngineSide,
+        ends: LinkEnds,
+        limits: Limits,
+        call: Callable[[PairOwner, WorkerAddress], Pair],
+        codecs: SourceCodecs,
     ) -> None:
         self._engine = engine
         self._ends = ends
         self._turns = ends.turns
         self._limits = limits
         self._call = call
+        self._codecs = codecs
         self._sources: dict[tuple[str, int], _Source] = {}  # under every epoch that was named
         self._pairs: dict[tuple[str, str], Pair] = {}  # by worker and incarnation
         self.links: dict[Pair, OutgoingLink] = {}
@@ -86,16 +103,28 @@ class Sources:
             self.links[pair] = OutgoingLink(pair, self._ends)
         return pair
 
-    def begin(self, request_id: str, epoch: int, num_tokens: int, block_ids: Sequence[int]) -> None:
-        """Take a request whose prefill begins; ``name_target`` and events follow."""
-        machine = SourceHandoff(request_id, epoch, num_tokens, self._ends.layout, self._limits)
+    def begin(
+        self,
+        request_id: str,
+        epoch: int,
+        num_tokens: int,
+        block_ids: Sequence[int],
+        target: WorkerAddress,
+        *,
+        allows_loss: bool,
+    ) -> None:
+        """Take a request whose prefill begins, for ``target``; events follow."""
+        pair = self.meet(target)
+        codec = self._choose_codec(pair, allows_loss)
+        machine = SourceHandoff(request_id, epoch, num_tokens, self._ends.layout, self._limits, codec)
         ids = np.array(block_ids, dtype=np.int64)
-        source = _Source(machine, ids, self._turns, lambda: self._advance(source, Tick()))
+        source = _Source(machine, ids, self._turns, lambda: self._advance(source, Tick()), allows_loss=allows_loss)
+        source.targets[epoch] = pair
         self._sources[request_id, epoch] = source
 
-    def name_target(self, request_id: str, epoch: int, target: WorkerAddress) -> None:
-        """Say where an epoch goes, before it begins."""
-        self._sources[request_id, epoch].targets[epoch] = self.meet(target)
+    def _choose_codec(self, pair: Pair, allows_loss: bool) -> CodecName:
+        kind = self.links[pair].kind if pair in self.links else ""
+        return self._codecs.choose(pair, kind, self._turns.clock(), allows_loss=allows_loss)
 
     def can_retarget(self, request_id: str, epoch: int) -> bool:
         """Whether there is KV of the request that may be sent to another target under this epoch."""
@@ -108,8 +137,8 @@ class Sources:
         assert source is not None
         source.epoch = epoch
         self._sources[request_id, epoch] = source
-        self.name_target(request_id, epoch, target)
-        self._advance(source, Retarget(epoch))
+        pair = source.targets[epoch] = self.meet(target)
+        self._advance(source, Retarget(epoch, self._choose_codec(pair, source.allows_loss)))
 
     def _newest(self, request_id: str) -> _Source | None:
         """Of several handoffs of a request, all but the newest are coming to their end."""
@@ -136,6 +165,7 @@ class Sources:
 
     def on_open(self, pair: Pair) -> None:
         """See PairOwner."""
+        self.links[pair].on_pair_open()
 
     def on_heard(self, pair: Pair) -> None:
         """See PairOwner."""
@@ -151,6 +181,7 @@ class Sources:
         for source in self._paired_with(pair):
             for epoch in [epoch for epoch, target in source.targets.items() if target is pair]:
                 self._advance(source, PeerLost(epoch, reason))
+        self._codecs.forget(pair)
         self.links.pop(pair).close(reason, tell=False)
 
     def on_message(self, pair: Pair, envelope: pb.PeerMessage) -> None:
@@ -160,6 +191,8 @@ class Sources:
                 self.links[pair].on_link_ready(envelope.link_ready)
             case "link_closed":
                 self.links[pair].on_link_closed(envelope.link_closed)
+            case "link_unused":
+                self.links[pair].on_link_unused(envelope.link_unused)
             case _:
                 self._hear(pair, message_from_proto(envelope))
 
@@ -231,7 +264,7 @@ class Sources:
             self.links[pair].ensure()  # opens while the prompt is computed
 
     def _transmit(self, source: _Source, action: Transmit) -> None:
-        epoch, span = action.epoch, action.span
+        epoch, span, coding = action.epoch, action.span, action.coding
         pair = source.targets[epoch]
         link = self.links.get(pair)
         if link is None:
@@ -240,13 +273,15 @@ class Sources:
             return
 
         def on_sent(started_s: float, ended_s: float) -> None:
+            if coding.is_raw:
+                self._codecs.sent_raw(pair, span.num_bytes(self._ends.layout), started_s, ended_s)
             self._advance(source, LinkSent(epoch, action.group, started_s, ended_s))
 
         def on_lost(reason: str) -> None:
             self._advance(source, LinkClosed(epoch, reason))
 
         block_ids = source.block_ids[span.first_block : span.end_block]
-        link.transmit(Transmission(source.machine.request_id, epoch, span, block_ids, on_sent, on_lost))
+        link.transmit(Transmission(source.machine.request_id, epoch, span, block_ids, on_sent, on_lost, coding))
 
     def _forget(self, source: _Source) -> None:
         source.alarm.cancel()

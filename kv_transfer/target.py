@@ -8,6 +8,8 @@ from typing import assert_never
 
 from twinpool.core.errors import Internal
 from twinpool.core.messages import FailureKind
+from twinpool.kv_transfer.codec import CodecName
+from twinpool.kv_transfer.coding import Coding
 from twinpool.kv_transfer.events import (
     Action,
     Adopt,
@@ -26,19 +28,11 @@ from twinpool.kv_transfer.events import (
     Send,
     Tick,
 )
-from twinpool.kv_transfer.handoff import (
-    Abort,
-    Committed,
-    Grant,
-    Limits,
-    Next,
-    Seal,
-    Started,
-    Stopped,
-)
+from twinpool.kv_transfer.handoff import Abort, Committed, Grant, Limits, Next, Seal, Started, Stopped
 from twinpool.kv_transfer.phases import TARGET_MOVES, check_move
 from twinpool.kv_transfer.phases import TargetPhase as TargetPhase
 from twinpool.kv_transfer.plan import Coverage, max_skip_blocks
+from twinpool.kv_transfer.terms import disagreement
 from twinpool.model.kv_layout import KVLayout
 
 TargetMessage = Started | Next | Seal | Abort | Stopped
@@ -55,15 +49,24 @@ class TargetHandoff:
     Every attribute is an immutable value, so a copy of ``vars()`` is a copy of the machine.
     """
 
-    def __init__(self, request_id: str, epoch: int, layout: KVLayout, window: int, limits: Limits) -> None:
+    def __init__(
+        self,
+        request_id: str,
+        epoch: int,
+        layout: KVLayout,
+        window: int,
+        limits: Limits,
+        codecs: tuple[CodecName, ...] = (CodecName.RAW,),
+    ) -> None:
         self.request_id = request_id
         self.epoch = epoch
         self.phase = TargetPhase.NEW
         self._layout = layout
         self._window = window
         self._limits = limits
-        self._announced_tokens: int | None = None  # as the source says
-        self._reserved_tokens: int | None = None  # as the gateway says
+        self._codecs = codecs  # that KV may come in
+        self._announcement: Started | None = None  # what the source says
+        self._order: Reserve | None = None  # what the gateway says
         self._coverage = Coverage.of(layout.num_layers, 0, 0)  # by announced groups
         self._seqs: frozenset[int] = frozenset()  # announced
         self._posted: frozenset[int] = frozenset()  # of them, receives into the blocks that are not over
@@ -77,6 +80,11 @@ class TargetHandoff:
     def is_over(self) -> bool:
         """Whether nothing can happen any more. Better kept for a while: it still answers late messages."""
         return self.phase in (TargetPhase.COMMITTED, TargetPhase.ENDED)
+
+    @property
+    def _coding(self) -> Coding:
+        assert self._announcement is not None
+        return self._announcement.coding
 
     @property
     def next_deadline(self) -> float | None:
@@ -96,8 +104,8 @@ class TargetHandoff:
                     return []
                 self._lease_until = now + self._limits.lease_s
                 return self._message(event, now)
-            case Reserve(num_tokens):
-                return self._reserved(num_tokens, now)
+            case Reserve():
+                return self._reserved(event, now)
             case Bound(skip_blocks):
                 return self._bound(skip_blocks)
             case GroupReceived(seq, digest_ok):
@@ -120,8 +128,8 @@ class TargetHandoff:
 
     def _message(self, message: TargetMessage, now: float) -> Sequence[Action]:
         match message:
-            case Started(num_tokens=num_tokens):
-                return self._started(num_tokens, now)
+            case Started():
+                return self._started(message, now)
             case Next():
                 return self._announced(message, now)
             case Seal():
@@ -134,20 +142,20 @@ class TargetHandoff:
                     return self._finish_drain()
                 return self._give_up(None, "the source stopped", now, tell=False)
 
-    def _started(self, num_tokens: int, now: float) -> Sequence[Action]:
+    def _started(self, message: Started, now: float) -> Sequence[Action]:
         if self.is_over or self.phase is TargetPhase.DRAINING:
             return self._refuse()
         if self.phase is TargetPhase.RECEIVING and not self._seqs:
             return [self._grant()]  # the first one may have been lost
-        if self._announced_tokens is None:
-            self._announced_tokens = num_tokens
+        if self._announcement is None:
+            self._announcement = message
             if self.phase is TargetPhase.NEW:
                 self._enter(TargetPhase.ANNOUNCED, now + self._limits.announce_s)
         return self._want(now)
 
-    def _reserved(self, num_tokens: int, now: float) -> Sequence[Action]:
+    def _reserved(self, order: Reserve, now: float) -> Sequence[Action]:
         if self.phase in (TargetPhase.NEW, TargetPhase.ANNOUNCED):
-            self._reserved_tokens = num_tokens
+            self._order = order
             self._lease_until = now + self._limits.lease_s
             if self.phase is TargetPhase.NEW:
                 self._enter(TargetPhase.RESERVED)
@@ -156,18 +164,18 @@ class TargetHandoff:
     def _want(self, now: float) -> Sequence[Action]:
         if self.phase not in (TargetPhase.ANNOUNCED, TargetPhase.RESERVED):
             return []
-        if self._announced_tokens is None or self._reserved_tokens is None:
+        if self._announcement is None or self._order is None:
             return []
-        if self._announced_tokens != self._reserved_tokens:
-            reason = f"the source sends {self._announced_tokens} tokens, the order names {self._reserved_tokens}"
+        reason = disagreement(self._announcement, self._order, self._codecs)
+        if reason:
             return self._give_up(FailureKind.INTERNAL, reason, now)
         self._enter(TargetPhase.WANTING)
-        return [BindBlocks(self._layout.num_blocks(self._reserved_tokens))]
+        return [BindBlocks(self._layout.num_blocks(self._order.num_tokens))]
 
     def _bound(self, skip_blocks: int) -> Sequence[Action]:
         if self.phase is TargetPhase.ENDED:
             return []  # given up meanwhile: Release is on its way to the engine, behind BindBlocks
-        num_tokens = self._reserved_tokens or 0
+        num_tokens = self._order.num_tokens if self._order else 0
         if not 0 <= skip_blocks <= max_skip_blocks(num_tokens, self._layout.block_tokens):
             raise Internal(f"{skip_blocks} blocks to skip of a request of {num_tokens} tokens")
         self._enter(TargetPhase.RECEIVING)
@@ -186,17 +194,20 @@ class TargetHandoff:
             return []
         self._seqs |= {message.seq}
         span = message.span
-        discard = Receive(message.seq, span, discard=True)
+        discard = Receive(message.seq, span, discard=True, coding=message.coding)
         if self.phase not in _GRANTED:
             return [discard]
         if not self._coverage.is_inside(span):
             reason = f"the source announced {span}, which was not asked for"
             return [CloseLink(self.epoch, reason), *self._give_up(FailureKind.TRANSFER_FAILED, reason, now)]
+        if message.coding != self._coding:
+            reason = f"the source announced {span} as {message.coding.codec}, the handoff as {self._coding.codec}"
+            return [CloseLink(self.epoch, reason), *self._give_up(FailureKind.TRANSFER_FAILED, reason, now)]
         if self._coverage.overlaps(span):
             return [discard, *self._give_up(FailureKind.TRANSFER_FAILED, f"the source sent {span} twice", now)]
         self._coverage = self._coverage.with_span(span)
         self._posted |= {message.seq}
-        return [Receive(message.seq, span)]
+        return [Receive(message.seq, span, coding=self._coding)]
 
     def _received(self, seq: int, digest_ok: bool, now: float) -> Sequence[Action]:
         if seq not in self._posted:
@@ -228,7 +239,7 @@ class TargetHandoff:
             reason = f"sealed after {seal.num_groups} groups, but {self._num_received} came and do not make the whole"
             return self._give_up(FailureKind.TRANSFER_FAILED, reason, now)
         self._enter(TargetPhase.COMMITTED)
-        return [Adopt(seal), Send(Committed(self.request_id, self.epoch))]
+        return [Adopt(seal, self._coding.codec), Send(Committed(self.request_id, self.epoch))]
 
     # --- Giving up --------------------------------------------------------------------------------------------------
 
@@ -253,7 +264,7 @@ class TargetHandoff:
         """
         if self.is_over or self.phase is TargetPhase.DRAINING:
             return []
-        actions: list[Action] = [Failed(self.epoch, kind, reason)] if kind and self._reserved_tokens else []
+        actions: list[Action] = [Failed(self.epoch, kind, reason)] if kind and self._order else []
         if tell:
             corrupted = kind is FailureKind.CORRUPTED
             actions.append(Send(Abort(self.request_id, self.epoch, reason, corrupted)))

@@ -12,6 +12,7 @@ import numpy as np
 
 from twinpool.core.errors import Internal
 from twinpool.core.messages import FailureKind, WorkerAddress
+from twinpool.kv_transfer.codec import CodecName
 from twinpool.kv_transfer.engine_side import EngineSide
 from twinpool.kv_transfer.events import (
     Action,
@@ -63,12 +64,15 @@ class _Target:
 class Targets:
     """Owns the handoffs, and a pair with each source. Every method is called in turns."""
 
-    def __init__(self, engine: EngineSide, ends: LinkEnds, limits: Limits, window: int) -> None:
+    def __init__(
+        self, engine: EngineSide, ends: LinkEnds, limits: Limits, window: int, codecs: tuple[CodecName, ...]
+    ) -> None:
         self._engine = engine
         self._ends = ends
         self._turns = ends.turns
         self._limits = limits
         self._window = window
+        self._codecs = codecs  # that KV may come in
         self._targets: dict[tuple[str, int], _Target] = {}
         self._pairs: dict[PeerId, Pair] = {}  # those that said hello
         self._all_pairs: set[Pair] = set()
@@ -80,7 +84,9 @@ class Targets:
 
     # --- What the engine and the gateways say -----------------------------------------------------------------------
 
-    def reserve(self, request_id: str, epoch: int, num_tokens: int, source: WorkerAddress) -> None:
+    def reserve(
+        self, request_id: str, epoch: int, num_tokens: int, source: WorkerAddress, *, allows_loss: bool
+    ) -> None:
         """Expect a request's KV from this source."""
         key = (request_id, epoch)
         named = (source.worker_id, source.incarnation)
@@ -96,7 +102,7 @@ class Targets:
             self._engine.release_target(request_id, epoch)
             return
         target.num_tokens = num_tokens
-        self._advance(target, Reserve(num_tokens))
+        self._advance(target, Reserve(num_tokens, allows_loss))
 
     def is_wanted(self, request_id: str, epoch: int) -> bool:
         """Whether a handoff waits for blocks, or soon will."""
@@ -133,7 +139,7 @@ class Targets:
         return pairs
 
     def _begin(self, key: tuple[str, int], source: PeerId) -> _Target:
-        machine = TargetHandoff(*key, self._ends.layout, self._window, self._limits)
+        machine = TargetHandoff(*key, self._ends.layout, self._window, self._limits, self._codecs)
         target = _Target(machine, source, self._turns, lambda: self._ring(target))
         self._targets[key] = target
         return target
@@ -193,7 +199,8 @@ class Targets:
                 if target is not None:
                     self._advance(target, message)
                 else:
-                    self._answer(pair, message)
+                    for answer in answer_unknown(message):
+                        pair.send(message_to_proto(answer))
             case _:
                 raise WireError(f"a source does not say {type(message).__name__}")
 
@@ -214,10 +221,6 @@ class Targets:
         actions = self._advance(target, message) if target is not None else ()
         if not any(isinstance(action, Receive) for action in actions):
             link.receive(Reception(message, None, lambda _: None, lambda _: None))
-
-    def _answer(self, pair: Pair, message: Message) -> None:
-        for answer in answer_unknown(message):
-            pair.send(message_to_proto(answer))
 
     # --- What the machines say --------------------------------------------------------------------------------------
 
@@ -252,8 +255,8 @@ class Targets:
                 self._turns.post(partial(self._advance, target, LinkClosed(epoch, reason)))
             case BindBlocks():
                 self._engine.bind_blocks(request_id, epoch)
-            case Adopt(seal):
-                self._engine.adopt(request_id, epoch, seal)
+            case Adopt(seal, codec):
+                self._engine.adopt(request_id, epoch, seal, codec)
             case Release():
                 self._engine.release_target(request_id, epoch)
             case Failed(_, kind, reason):
@@ -282,7 +285,7 @@ class Targets:
         def on_lost(reason: str) -> None:
             self._advance(target, LinkClosed(machine.epoch, reason))
 
-        announced = Next(machine.request_id, machine.epoch, action.seq, span)
+        announced = Next(machine.request_id, machine.epoch, action.seq, span, action.coding)
         block_ids = None
         if not action.discard:
             assert target.block_ids is not None

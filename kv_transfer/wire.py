@@ -6,6 +6,8 @@ Knows no stream and no state.
 import math
 from typing import assert_never
 
+from twinpool.kv_transfer.codec import CodecName
+from twinpool.kv_transfer.coding import Coding
 from twinpool.kv_transfer.handoff import Abort, Committed, Grant, Message, Next, Seal, Started, Stopped
 from twinpool.kv_transfer.plan import Span
 from twinpool.protos.twinpool.v1 import worker_pb2 as pb
@@ -22,8 +24,8 @@ def message_to_proto(message: Message) -> pb.PeerMessage:
     """Return the envelope that carries ``message``."""
     request_id, epoch = message.request_id, message.epoch
     match message:
-        case Started(num_tokens=num_tokens):
-            started = pb.Started(request_id=request_id, epoch=epoch, num_tokens=num_tokens)
+        case Started(num_tokens=num_tokens, codec=codec):
+            started = pb.Started(request_id=request_id, epoch=epoch, num_tokens=num_tokens, codec=codec)
             return pb.PeerMessage(started=started)
         case Grant(skip_blocks=skip_blocks, window=window):
             grant = pb.Grant(request_id=request_id, epoch=epoch, skip_blocks=skip_blocks, window=window)
@@ -52,8 +54,7 @@ def message_from_proto(envelope: pb.PeerMessage) -> Message:
     kind = envelope.WhichOneof("kind")
     match kind:
         case "started":
-            started = envelope.started
-            return Started(_request_id(started.request_id), started.epoch, _positive("num_tokens", started.num_tokens))
+            return _started_from_proto(envelope.started)
         case "grant":
             grant = envelope.grant
             return Grant(_request_id(grant.request_id), grant.epoch, grant.skip_blocks, grant.window)
@@ -72,6 +73,11 @@ def message_from_proto(envelope: pb.PeerMessage) -> Message:
             raise WireError(f"a message of kind {kind or 'unknown'} belongs to no handoff")
 
 
+def _started_from_proto(message: pb.Started) -> Started:
+    num_tokens = _positive("num_tokens", message.num_tokens)
+    return Started(_request_id(message.request_id), message.epoch, num_tokens, _codec(message.codec))
+
+
 def _next_to_proto(message: Next) -> pb.Next:
     span = message.span
     return pb.Next(
@@ -82,6 +88,8 @@ def _next_to_proto(message: Next) -> pb.Next:
         end_layer=span.end_layer,
         first_block=span.first_block,
         end_block=span.end_block,
+        codec=message.coding.codec,
+        num_tokens=message.coding.num_tokens,
     )
 
 
@@ -89,7 +97,8 @@ def _next_from_proto(message: pb.Next) -> Next:
     span = Span(message.first_layer, message.end_layer, message.first_block, message.end_block)
     if span.num_layers < 1 or span.num_blocks < 1:
         raise WireError(f"an empty group was announced: {span}")
-    return Next(_request_id(message.request_id), message.epoch, message.seq, span)
+    coding = Coding.of(_codec(message.codec), message.num_tokens)
+    return Next(_request_id(message.request_id), message.epoch, message.seq, span, coding)
 
 
 def _seal_to_proto(message: Seal) -> pb.Seal:
@@ -124,6 +133,13 @@ def _request_id(request_id: str) -> str:
     if not 0 < len(request_id) <= MAX_REQUEST_ID:
         raise WireError(f"a request id of {len(request_id)} characters")
     return request_id
+
+
+def _codec(name: str) -> CodecName:
+    try:
+        return CodecName(name)
+    except ValueError:
+        raise WireError(f"no codec of this version: {name[:20]!r}") from None
 
 
 def _positive(name: str, number: int) -> int:

@@ -6,6 +6,7 @@ Knows block ids and hashes only: neither the memory behind them nor which reques
 from collections import OrderedDict
 from collections.abc import Sequence
 from enum import IntEnum
+from itertools import islice
 
 from twinpool.core.errors import TwinpoolError
 
@@ -92,6 +93,19 @@ class BlockPool:
             if block_hash not in self._block_of:
                 return index
         return len(hashes)
+
+    def match_best(self, chains: Sequence[Sequence[bytes]], limit: int) -> list[int]:
+        """For each leading block, at most ``limit``, which of the chains names a cached one: the first that does.
+
+        Ends at the first block that none does. Takes and touches nothing.
+        """
+        found: list[int] = []
+        for names in islice(zip(*chains, strict=False), max(limit, 0)):
+            best = next((index for index, name in enumerate(names) if name in self._block_of), None)
+            if best is None:
+                break
+            found.append(best)
+        return found
 
     def acquire_prefix(self, hashes: Sequence[bytes], limit: int, kind: RefKind) -> list[int]:
         """Take one reference on each of the leading cached blocks of ``hashes``, at most ``limit`` of them."""

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 
 from twinpool.core.errors import SpecError
-from twinpool.model.kv_layout import KVLayout
+from twinpool.model.host_pool import allocate_shared
+from twinpool.model.kv_layout import KVLayout, SharedKV
 
 
 def count_blocks(layout: KVLayout, kv_bytes: int) -> int:
@@ -23,18 +24,26 @@ class TorchKVCache:
 
     Its memory starts with whatever was there: a slot means something only after it was written. ``gather`` and
     ``scatter`` may be called from any thread, at once, for blocks that the pool keeps referenced; the copies release
-    the interpreter lock. Raises SpecError when the memory cannot be had.
+    the interpreter lock. ``shared`` asks for zeroed memory that other processes can be shown, if this machine has such.
+    Raises SpecError when the memory cannot be had.
     """
 
-    def __init__(self, layout: KVLayout, num_blocks: int, device: str = "cpu") -> None:
+    def __init__(self, layout: KVLayout, num_blocks: int, device: str = "cpu", *, shared: bool = False) -> None:
         self.layout = layout
         self.num_blocks = num_blocks
+        size = num_blocks * layout.block_bytes
+        self._pool = allocate_shared(size) if shared else None
+        self.shared: SharedKV | None = None
         shape = (num_blocks, layout.num_layers, 2, layout.num_kv_heads, layout.block_tokens, layout.head_dim)
-        try:
-            self.tensor = torch.empty(shape, dtype=getattr(torch, layout.dtype), device=device)
-        except RuntimeError as error:
-            size = num_blocks * layout.block_bytes
-            raise SpecError(f"kv.memory: cannot allocate {size} bytes on {device}: {error}") from error
+        dtype = getattr(torch, layout.dtype)
+        if self._pool is not None:
+            self.tensor = torch.from_numpy(self._pool.bytes).view(dtype).view(shape)
+            self.shared = SharedKV(self._pool.bytes.reshape(num_blocks, layout.num_layers, -1), self._pool.fd)
+        else:
+            try:
+                self.tensor = torch.empty(shape, dtype=dtype, device=device)
+            except RuntimeError as error:
+                raise SpecError(f"kv.memory: cannot allocate {size} bytes on {device}: {error}") from error
         # numpy copies rows of bytes 2 to 40 times faster than torch.index_copy_ does on a CPU.
         self._rows = self.tensor.view(torch.uint8).view(num_blocks * layout.num_layers, -1).numpy()
 

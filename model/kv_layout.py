@@ -57,11 +57,20 @@ class KVLayout:
         return -(-num_tokens // self.block_tokens)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class SharedKV:
+    """A KV pool in this host's memory, as one who copies out of it, or into it, without ``gather`` and ``scatter``."""
+
+    blocks: np.ndarray  # uint8 [num_blocks, num_layers, block_layer_bytes]; written for blocks that are lent only
+    fd: int  # of the sealed memory that holds the pool and nothing else (see model/host_pool.py); the cache's own
+
+
 class KVCache(Protocol):
     """A worker's KV memory, as a link sees it. Called from link threads, for blocks that the pool keeps referenced."""
 
     layout: KVLayout
     num_blocks: int
+    shared: SharedKV | None  # None: other processes cannot be shown the pool
 
     def gather(self, first_layer: int, end_layer: int, block_ids: np.ndarray, out: np.ndarray) -> None:
         """Copy layers ``[first_layer, end_layer)`` of the named blocks into ``out``, block by block.

@@ -10,6 +10,7 @@ def load_runner(config: WorkerConfig) -> Runner:
     Raises:
         SpecError: the model cannot be read, is not supported, or does not fit the memory given.
     """
+    shared_kv = config.link in ("auto", "shm")  # so that a worker on this host may be shown it
     if config.model.startswith("modelled:"):
         from twinpool.model.modelled_runner import load_modelled
 
@@ -18,6 +19,7 @@ def load_runner(config: WorkerConfig) -> Runner:
             max_model_len=config.max_model_len,
             kv_bytes=config.kv_bytes,
             block_tokens=config.block_tokens,
+            shared_kv=shared_kv,
         )
     from twinpool.model.runner import TorchRunner
 
@@ -30,4 +32,5 @@ def load_runner(config: WorkerConfig) -> Runner:
         threads=config.threads,
         deterministic=config.deterministic,
         quantization=config.quantization,
+        shared_kv=shared_kv,
     )

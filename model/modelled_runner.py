@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from twinpool.core.errors import SpecError
 from twinpool.core.sampling import TokenLogprobs
 from twinpool.model.batch import Batch, OnLayers, StepResult
-from twinpool.model.kv_layout import KVCache, KVLayout
+from twinpool.model.host_pool import allocate_shared
+from twinpool.model.kv_layout import KVCache, KVLayout, SharedKV
 from twinpool.model.modelled_kv import (
     START_STATE,
     WORD_MASK,
@@ -28,12 +29,23 @@ _WORD_BYTES = 8
 
 
 class ArrayKVCache:
-    """A KV pool in numpy memory; pages that are never written cost nothing."""
+    """A KV pool in numpy memory; pages that are never written cost nothing.
 
-    def __init__(self, layout: KVLayout, num_blocks: int) -> None:
+    ``shared`` asks for memory that other processes can be shown, if this machine has such. Raises SpecError when the
+    memory cannot be had.
+    """
+
+    def __init__(self, layout: KVLayout, num_blocks: int, *, shared: bool = False) -> None:
         self.layout = layout
         self.num_blocks = num_blocks
-        self.bytes = np.zeros((num_blocks, layout.num_layers, layout.block_layer_bytes), np.uint8)
+        self.shared: SharedKV | None = None
+        self._pool = allocate_shared(num_blocks * layout.block_bytes) if shared else None
+        shape = (num_blocks, layout.num_layers, layout.block_layer_bytes)
+        if self._pool is None:
+            self.bytes = _zeros(shape)
+        else:
+            self.bytes = self._pool.bytes.reshape(shape)
+            self.shared = SharedKV(self.bytes, self._pool.fd)
 
     def gather(self, first_layer: int, end_layer: int, block_ids: np.ndarray, out: np.ndarray) -> None:
         """Copy layers ``[first_layer, end_layer)`` of the named blocks into ``out`` (uint8), block by block."""
@@ -46,14 +58,29 @@ class ArrayKVCache:
         target[block_ids] = data.reshape(len(block_ids), *target.shape[1:])
 
 
-def load_modelled(path: str, *, max_model_len: int, kv_bytes: int, block_tokens: int) -> "ModelledRunner":
+def _zeros(shape: tuple[int, ...]) -> np.ndarray:
+    try:
+        return np.zeros(shape, np.uint8)
+    except MemoryError as error:
+        raise SpecError(f"kv.memory: {error}") from error
+
+
+def load_modelled(
+    path: str, *, max_model_len: int, kv_bytes: int, block_tokens: int, shared_kv: bool = False
+) -> "ModelledRunner":
     """The runner of ``modelled:<name>``, on the machine's own clock.
 
     Raises:
-        SpecError: no such name, or ``kv_bytes`` hold no block.
+        SpecError: no such name, or ``kv_bytes`` hold no block, or cannot be had.
     """
-    shape = modelled_shape(path)
-    return ModelledRunner(shape, model=path, max_model_len=max_model_len, kv_bytes=kv_bytes, block_tokens=block_tokens)
+    return ModelledRunner(
+        modelled_shape(path),
+        model=path,
+        max_model_len=max_model_len,
+        kv_bytes=kv_bytes,
+        block_tokens=block_tokens,
+        shared_kv=shared_kv,
+    )
 
 
 class ModelledRunner:
@@ -67,6 +94,7 @@ class ModelledRunner:
         max_model_len: int,
         kv_bytes: int,
         block_tokens: int,
+        shared_kv: bool = False,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -74,7 +102,7 @@ class ModelledRunner:
         num_blocks = kv_bytes // layout.block_bytes
         if num_blocks < 1:
             raise SpecError(f"{model}: {kv_bytes} bytes of KV memory hold no block of {layout.block_bytes} bytes")
-        cache = ArrayKVCache(layout, num_blocks)
+        cache = ArrayKVCache(layout, num_blocks, shared=shared_kv)
         self.cache: KVCache = cache
         self.vocab_size = shape.vocab_size
         self.max_model_len = max_model_len

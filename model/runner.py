@@ -58,6 +58,7 @@ class TorchRunner:
         deterministic: bool = False,
         quantization: str = "none",
         layers_per_group: int | None = None,
+        shared_kv: bool = False,
     ) -> "TorchRunner":
         """Load a Hugging Face directory or ``dummy:<shape>``.
 
@@ -76,7 +77,7 @@ class TorchRunner:
         except UnstableOrderError as error:
             raise SpecError(f"model.deterministic: {error}") from error
         layout = KVLayout(config.num_layers, config.num_kv_heads, block_tokens, config.head_dim, dtype, identity)
-        cache = TorchKVCache(layout, count_blocks(layout, kv_bytes))
+        cache = TorchKVCache(layout, count_blocks(layout, kv_bytes), shared=shared_kv)
         rotary = make_rotary(config, max_model_len, weights.embedding.dtype)
         decoder = Decoder(config, weights, rotary, deterministic)
         return cls(decoder, cache, max_model_len, layers_per_group or -(-config.num_layers // 4), deterministic)

@@ -10,7 +10,7 @@ from twinpool.core.messages import FinishReason, Request
 from twinpool.core.sampling import TokenLogprobs
 from twinpool.model.batch import SampleRow, ScoreRow
 from twinpool.model.block_hash import extend_block_hashes
-from twinpool.model.block_pool import BlockPool
+from twinpool.model.block_pool import BlockPool, RefKind
 
 
 class Key(NamedTuple):
@@ -18,6 +18,19 @@ class Key(NamedTuple):
 
     request_id: str
     epoch: int
+
+
+@dataclass(slots=True, eq=False)
+class Chain:
+    """The names of a sequence's leading full blocks, were their KV of this quality (see ``root_hash``)."""
+
+    quality: str
+    root: bytes  # what the KV depends on beside the tokens
+    hashes: list[bytes]
+
+
+def _nameless() -> tuple[Chain, ...]:
+    return (Chain("", b"", []),)
 
 
 @dataclass(slots=True, eq=False)
@@ -32,8 +45,8 @@ class Sequence:
     num_computed: int = 0
     num_published: int = 0  # leading blocks offered to the prefix cache
     cached_tokens: int = 0  # of the prompt, taken from the prefix cache
-    root: bytes = b""  # of the hash chain: what the KV depends on beside the tokens
-    hashes: list[bytes] = field(default_factory=list)  # of the leading full blocks
+    chains: tuple[Chain, ...] = field(default_factory=_nameless)  # of each quality it may be given, best first
+    rank: int = 0  # of the chain that its blocks go by: the coarsest quality that any of them is of
     prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)  # as far as computed, where asked for
 
     @property
@@ -88,14 +101,36 @@ class Sequence:
             return FinishReason.LENGTH
         return None
 
+    def take_cached(self, pool: BlockPool, limit: int, kind: RefKind) -> list[int]:
+        """Take a reference on each of the leading blocks that are cached, at most ``limit``: of each the best quality.
+
+        The sequence is of the coarsest of them, until ``coarsen``.
+        """
+        hashes = [chain.hashes for chain in self.chains]
+        ranks = pool.match_best(hashes, limit)
+        self.rank = max(ranks, default=0)
+        return pool.acquire_prefix([hashes[rank][block] for block, rank in enumerate(ranks)], limit, kind)
+
+    def coarsen(self, quality: str) -> None:
+        """From now on KV of this quality is among its blocks: none is published under a better name any more.
+
+        Raises:
+            ValueError: it may not be given such KV.
+        """
+        rank = next((rank for rank, chain in enumerate(self.chains) if chain.quality == quality), None)
+        if rank is None:
+            raise ValueError(f"request {self.request.request_id} may not be given KV of quality {quality!r}")
+        self.rank = max(self.rank, rank)
+
     def publish_full_blocks(self, pool: BlockPool) -> None:
         """Offer blocks that are full and computed to the prefix cache."""
         num_full = self.num_computed // pool.block_tokens
         if num_full <= self.num_published:
             return
-        extend_block_hashes(self.hashes, self.token_ids, pool.block_tokens, self.root)
+        chain = self.chains[self.rank]
+        extend_block_hashes(chain.hashes, self.token_ids, pool.block_tokens, chain.root)
         for block in range(self.num_published, num_full):
-            pool.publish(self.block_ids[block], self.hashes[block])
+            pool.publish(self.block_ids[block], chain.hashes[block])
         self.num_published = num_full
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from twinpool.model.config import ModelConfig, load_model_config
-from twinpool.model.kv_layout import ITEM_BYTES
+from twinpool.model.kv_layout import ITEM_BYTES, KVLayout
 from twinpool.model.modelled_shape import PREFIX, modelled_shape
 
 
@@ -15,6 +15,7 @@ class ModelShape:
     max_position_embeddings: int  # with what rope scaling adds
     kv_token_bytes: int  # one token over all layers, as kept
     weight_bytes: int  # of weights kept, in every form
+    kv_layout: KVLayout  # of blocks of one token; what computes it has no name yet
 
 
 def load_shape(path: str, dtype: str, quantization: str = "none") -> ModelShape:
@@ -25,12 +26,13 @@ def load_shape(path: str, dtype: str, quantization: str = "none") -> ModelShape:
     """
     if path.startswith(PREFIX):
         shape = modelled_shape(path)
-        return ModelShape(shape.vocab_size, shape.max_position_embeddings, shape.kv_token_bytes, 0)
+        layout = KVLayout(shape.num_layers, shape.num_kv_heads, 1, shape.head_dim, "float32", path)
+        return ModelShape(shape.vocab_size, shape.max_position_embeddings, shape.kv_token_bytes, 0, layout)
     config = load_model_config(path)
-    item_bytes = ITEM_BYTES[config.dtype if dtype == "auto" else dtype]
-    per_token = 2 * config.num_layers * config.num_kv_heads * config.head_dim * item_bytes
-    weight_bytes = _count_weight_bytes(config, item_bytes, quantization)
-    return ModelShape(config.vocab_size, config.max_context, per_token, weight_bytes)
+    dtype = config.dtype if dtype == "auto" else dtype
+    layout = KVLayout(config.num_layers, config.num_kv_heads, 1, config.head_dim, dtype, path)
+    weight_bytes = _count_weight_bytes(config, ITEM_BYTES[dtype], quantization)
+    return ModelShape(config.vocab_size, config.max_context, layout.token_bytes, weight_bytes, layout)
 
 
 def _count_weight_bytes(config: ModelConfig, item_bytes: int, quantization: str) -> int:

@@ -148,7 +148,7 @@ class PrefillService:
     def _take_blocks(self, sequence: Sequence) -> None:
         pool, num_tokens = self._pool, len(sequence.token_ids)
         reusable = sequence.reusable_blocks(pool.block_tokens)
-        sequence.block_ids = pool.acquire_prefix(sequence.hashes, reusable, RefKind.SEQUENCE)
+        sequence.block_ids = sequence.take_cached(pool, reusable, RefKind.SEQUENCE)
         sequence.num_published = len(sequence.block_ids)
         sequence.num_computed = sequence.cached_tokens = len(sequence.block_ids) * pool.block_tokens
         missing = -(-num_tokens // pool.block_tokens) - len(sequence.block_ids)

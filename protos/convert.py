@@ -103,6 +103,7 @@ def request_to_proto(request: Request) -> worker_pb2.RequestSpec:
         age_s=request.age_s,
         tenant_salt=request.tenant_salt,
         choice=request.choice,
+        lossless_kv=request.lossless_kv,
     )
 
 
@@ -138,6 +139,7 @@ def request_from_proto(spec: worker_pb2.RequestSpec) -> Request:
         age_s=spec.age_s,
         tenant_salt=spec.tenant_salt,
         choice=spec.choice,
+        lossless_kv=spec.lossless_kv,
     )
 
 

@@ -1,5 +1,6 @@
 """What all tests share: hypothesis profiles, a free port, leak checks, and the rule that nothing is imported bare."""
 
+import gc
 import os
 import socket
 import sys
@@ -15,6 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LEAK_GRACE_S = 5.0
 
 settings.register_profile("ci", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("unit", settings.get_profile("ci"), max_examples=30)
 settings.register_profile("soak", settings.get_profile("ci"), derandomize=False, max_examples=5000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
@@ -83,6 +85,11 @@ def _bare_imports() -> list[str]:
         if file and name.partition(".")[0] in folders and Path(file).resolve().is_relative_to(ROOT):
             bare.append(name)
     return sorted(bare)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """What was imported stays; looking through it for garbage again and again takes seconds."""
+    gc.freeze()
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -23,6 +23,7 @@ PURE = (
     "cluster/batch/line.py",
     "cluster/batch/record.py",
     "cluster/batch/tally.py",
+    "cluster/json_text.py",
     "cluster/openai_answers.py",
     "cluster/openai_bodies.py",
     "*_worker/batching.py",
@@ -31,8 +32,10 @@ PURE = (
     "kv_transfer/codec.py",
     "kv_transfer/codec_choice.py",
     "kv_transfer/codec_format.py",
+    "kv_transfer/coding.py",
     "kv_transfer/events.py",
     "kv_transfer/handoff.py",
+    "kv_transfer/link_choice.py",
     "kv_transfer/plan.py",
     "kv_transfer/rank_shape.py",
     "kv_transfer/reshard.py",
@@ -40,6 +43,8 @@ PURE = (
     "kv_transfer/sending.py",
     "kv_transfer/source.py",
     "kv_transfer/target.py",
+    "kv_transfer/terms.py",
+    "kv_transfer/throughput.py",
     "core/errors.py",
     "core/limits.py",
     "core/messages.py",
@@ -57,14 +62,18 @@ PURE = (
 CODE_FROM_BYTES = {"cloudpickle", "dill", "jsonpickle", "marshal", "pickle", "ray.cloudpickle", "shelve"}
 
 
+def folders_below(folder: Path) -> Iterator[Path]:
+    """The folder and those below it, links, hidden ones and build results left out."""
+    yield folder
+    for child in folder.iterdir():
+        is_skipped = child.name.startswith(".") or child.name.endswith(".egg-info") or child.name in SKIPPED
+        if child.is_dir() and not (child.is_symlink() or is_skipped):
+            yield from folders_below(child)
+
+
 def files(pattern: str) -> list[Path]:
-    """Files of the working tree by name, hidden folders and build results left out."""
-    found = []
-    for path in sorted(ROOT.rglob(pattern)):
-        folders = path.relative_to(ROOT).parts[:-1]
-        if not any(part.startswith(".") or part.endswith(".egg-info") or part in SKIPPED for part in folders):
-            found.append(path)
-    return found
+    """Files of the working tree by name."""
+    return sorted(path for folder in FOLDERS for path in folder.glob(pattern))
 
 
 def name_of(path: Path) -> str:
@@ -81,6 +90,7 @@ def imports(tree: ast.AST) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
+FOLDERS = list(folders_below(ROOT))
 PACKAGES = sorted(path.parent.name for path in ROOT.glob("*/__init__.py"))
 SOURCES = [path for path in files("*.py") if not path.stem.endswith(("_pb2", "_pb2_grpc"))]
 PURE_FILES = [path for pattern in PURE for path in sorted(ROOT.glob(pattern)) if path.name != "__init__.py"]

@@ -4,7 +4,6 @@ Knows the order of things: what is checked before anything starts, and what is t
 """
 
 import asyncio
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from twinpool.cluster.batch.progress import show_progress
 from twinpool.cluster.batch.run import BatchRun, RunSettings
 from twinpool.cluster.batch.stopping import Stopped, StopSignals
 from twinpool.cluster.batch.tally import Tally, as_summary, as_values, start_tally
+from twinpool.cluster.json_text import json_text
 from twinpool.cluster.state import StateFolder
 from twinpool.core.errors import InvalidRequest, SpecError, TwinpoolError
 
@@ -54,7 +54,7 @@ def _perform(
     except (SpecError, InvalidRequest):
         raise
     except OSError as error:
-        tally.stopped = f"{output_path}: {error.strerror or error}"
+        tally.stopped = f"{error.filename}: {error.strerror}" if error.filename else str(error)
     except TwinpoolError as error:
         tally.stopped = str(error)
 
@@ -75,5 +75,5 @@ async def _drive(run: BatchRun, addresses: Sequence[str], tally: Tally, stop: St
 
 def _tell(tally: Tally, *, as_json: bool) -> None:
     now = time.monotonic()
-    sys.stdout.write((json.dumps(as_values(tally, now)) if as_json else as_summary(tally, now)) + "\n")
+    sys.stdout.write((json_text(as_values(tally, now)) if as_json else as_summary(tally, now)) + "\n")
     sys.stdout.flush()

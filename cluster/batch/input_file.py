@@ -23,9 +23,10 @@ class BatchInput:
     num_bytes: int
 
     def lines(self, without: Container[Key]) -> Iterator[Line]:
-        """Read the lines again, those with some keys left out."""
+        """Read the lines again, without those of some keys and those whose keys have changed since the first look."""
         for number, raw in _read(self.path, self.num_bytes):
-            if read_key(number, raw) not in without:
+            key = read_key(number, raw)
+            if key not in without and self.keys.get(key) == number:
                 yield read_line(number, raw)
 
 

@@ -1,4 +1,4 @@
-"""One line of a batch's input: a request, or what is wrong with it.
+"""One line of a batch's input: a request, or why it is none.
 
 Pure. Knows the batch format; what a body may say is openai_bodies' business.
 """
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from twinpool.cluster.openai_bodies import Ask, Endpoint, read_body
-from twinpool.core.errors import InvalidRequest
+from twinpool.core.errors import Internal, InvalidRequest
 from twinpool.core.limits import shown
 
 MAX_LINE_BYTES = 16 * 2**20  # a gateway takes messages far smaller than this
@@ -25,13 +25,27 @@ class Problem:
     param: str | None = None
 
 
+class Stumbled(Internal):
+    """Our own code raised what nobody expected, over one request: the others go on, and the cluster is not to blame."""
+
+    @classmethod
+    def over(cls, error: Exception) -> "Stumbled":
+        """With the exception as its cause, for the log."""
+        stumbled = cls(f"{type(error).__name__}: {error}")
+        stumbled.__cause__ = error
+        return stumbled
+
+
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line, from 1. ``custom_id`` is None where it cannot be told, and then there is a problem."""
+    """One line, from 1. ``custom_id`` is None where it cannot be told, and then there is a problem.
+
+    A line over which our own code stumbled is left unanswered, for another run or another version.
+    """
 
     number: int
     custom_id: str | None
-    content: Ask | Problem
+    content: Ask | Problem | Stumbled
     body: Any = None
 
     @property
@@ -41,7 +55,7 @@ class Line:
 
 
 def read_line(number: int, raw: bytes) -> Line:
-    """Read one line; whatever is wrong with it is part of the value."""
+    """Read one line; whatever is wrong with it, or with us, is part of the value."""
     found = _fields(number, raw)
     if isinstance(found, Problem):
         return Line(number, None, found)
@@ -50,6 +64,10 @@ def read_line(number: int, raw: bytes) -> Line:
         return Line(number, custom_id, _ask(found), found["body"])
     except InvalidRequest as error:
         return Line(number, custom_id, refusal(error))
+    except RecursionError:
+        return Line(number, custom_id, Problem("invalid_request", f"line {number} is nested too deeply"))
+    except Exception as error:  # noqa: BLE001 - a line that nobody foresaw must not end the run of all the others
+        return Line(number, custom_id, Stumbled.over(error))
 
 
 def read_key(number: int, raw: bytes) -> Key:

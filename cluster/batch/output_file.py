@@ -63,15 +63,22 @@ class OutputFile:
             written = self._file.write(raw)
             while written is not None and written < len(raw):  # the disk is full, or nearly
                 written += self._file.write(raw[written:])
-        except OSError:
+        except OSError as error:
             self._file.truncate(self._num_bytes)
-            raise
+            raise self._named(error) from None
         self._num_bytes += len(raw)
         self.answered[record.key] = record.is_ok
 
     def sync(self) -> None:
-        """Have the system write everything to its disk. May be called by another thread."""
-        os.fsync(self._file.fileno())
+        """Have the system write everything to its disk. May be called by another thread. Raises OSError."""
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise self._named(error) from None
+
+    def _named(self, error: OSError) -> OSError:
+        """The same with the file's name, which the system leaves out."""
+        return OSError(error.errno, error.strerror, str(self._path))
 
     def close(self) -> None:
         """Let the file go; the lock goes with it. Idempotent."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from twinpool.cluster.batch.line import Key, Line, Problem
+from twinpool.cluster.json_text import json_text
 from twinpool.core.limits import shown
 
 PREFIX = b'{"id": "batch_req_'  # how every line begins
@@ -34,7 +35,7 @@ def problem_record(line: Line, problem: Problem) -> bytes:
 
 def _encode(line: Line, response: dict[str, Any] | None, error: dict[str, Any] | None) -> bytes:
     fields = {"id": f"batch_req_{line.number}", "custom_id": line.custom_id, "response": response, "error": error}
-    return json.dumps(fields).encode() + b"\n"  # ASCII: lone surrogates and odd line ends of texts stay escaped
+    return json_text(fields).encode() + b"\n"  # ASCII: lone surrogates and odd line ends of texts stay escaped
 
 
 def read_record(raw: bytes) -> Record:

@@ -3,10 +3,11 @@
 Reads no clock: ``now`` is an argument.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from twinpool.client.errors import ConnectionFailed
+from twinpool.cluster.batch.line import Key
 from twinpool.core.errors import (
     AttemptsExhausted,
     Forbidden,
@@ -58,21 +59,34 @@ def pause_s(num_failures: int, error: TwinpoolError | None = None) -> float:
 
 @dataclass(slots=True)
 class Patience:
-    """How long the whole batch has heard nothing but "not now"; any answer starts it anew."""
+    """How long the whole batch has heard nothing but "not now"; a request that the cluster takes starts it anew.
+
+    Whether a request was taken is known only when it ends. So those that were asked before the limit passed are waited
+    for, and what becomes of them decides.
+    """
 
     limit_s: float
     _since: float | None = None
+    _asked: dict[Key, float] = field(default_factory=dict)  # requests that have not ended, to when they were sent
 
-    def answered(self) -> None:
-        """Note that the cluster answered a request, whatever it said."""
+    def asked(self, key: Key, now: float) -> None:
+        """Note that a request was sent."""
+        self._asked[key] = now
+
+    def taken(self, key: Key) -> None:
+        """Note that a request ended otherwise than with "not now", be it in an answer or a failure."""
+        del self._asked[key]
         self._since = None
 
-    def waited_s(self, now: float) -> float:
-        """Note that the cluster was away or full, and return for how long it has been."""
+    def refused(self, key: Key, now: float) -> float:
+        """Note that the cluster was away or full for a request, and return for how many seconds it has been."""
+        del self._asked[key]
         if self._since is None:
             self._since = now
         return now - self._since
 
     def is_over(self, now: float) -> bool:
-        """Whether it has been away or full for longer than the limit."""
-        return self._since is not None and now - self._since > self.limit_s
+        """Whether it has been away or full for longer than the limit, and takes none of the requests under way."""
+        if self._since is None or now - self._since <= self.limit_s:
+            return False
+        return all(asked_at > self._since + self.limit_s for asked_at in self._asked.values())

@@ -4,6 +4,7 @@ Knows clients, not where a cluster comes from. What follows a failure is decided
 """
 
 import asyncio
+import logging
 import secrets
 import time
 from collections.abc import Iterator, Sequence
@@ -12,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from twinpool.client.client import AsyncClient
-from twinpool.client.results import GenerationResult
+from twinpool.client.results import GenerationResult, Usage
 from twinpool.client.timeout import Timeout
-from twinpool.cluster.batch.line import Line, Problem, refusal
+from twinpool.cluster.batch.line import Line, Problem, Stumbled, refusal
 from twinpool.cluster.batch.output_file import OutputFile
 from twinpool.cluster.batch.record import Record, answer_record, problem_record
 from twinpool.cluster.batch.retry import MAX_LEFT, MAX_TRIES, Consequence, Patience, judge, pause_s
@@ -23,9 +24,10 @@ from twinpool.cluster.openai_answers import answer_body
 from twinpool.cluster.openai_bodies import Ask, named_as_in
 from twinpool.core.errors import InvalidRequest, SpecError, TwinpoolError
 
+log = logging.getLogger(__name__)
+
 PREFERRED_GOAL_CLASS = "batch"
 SYNC_EVERY_S = 2.0
-
 
 DEFAULT_TIMEOUT = Timeout(first_token_s=900, between_tokens_s=120, total_s=3600)
 
@@ -42,6 +44,14 @@ class RunSettings:
 
 class GivenUp(TwinpoolError):
     """The cluster was away or full for longer than the batch waits, or fails whatever it is asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """An answer as it is written, and the tokens it took."""
+
+    raw: bytes
+    usage: Usage
 
 
 class BatchRun:
@@ -63,7 +73,8 @@ class BatchRun:
 
         Raises:
             SpecError: the goal class that was asked for does not exist.
-            GivenUp: the cluster is away, full or broken. TwinpoolError: it refuses us. OSError: the output is full.
+            GivenUp: the cluster is away, full or broken. TwinpoolError: it refuses us.
+            OSError: the output is full, or the input cannot be read any more; ``filename`` says which.
         """
         async with AsyncExitStack() as stack:
             clients = [
@@ -84,37 +95,59 @@ class BatchRun:
 
     async def _work(self, client: AsyncClient) -> None:
         for line in self._lines:
-            if isinstance(line.content, Problem):
-                self._write_problem(line, line.content)
-                await asyncio.sleep(0)  # a file of bad lines must not keep the others waiting
-            else:
-                await self._answer(client, line, line.content)
+            match line.content:
+                case Problem():
+                    self._write_problem(line, line.content)
+                case Stumbled():
+                    self._leave(line, line.content)
+                case Ask():
+                    await self._answer(client, line, line.content)
+            await asyncio.sleep(0)  # a file of bad lines must not keep the others waiting
 
     async def _answer(self, client: AsyncClient, line: Line, ask: Ask) -> None:
         tries, pauses = 0, 0
         while True:
             goal_class = self._goal_class
-            try:
-                result = await self._generate(client, ask)
-            except TwinpoolError as error:
-                consequence = judge(error)
-                if isinstance(error, InvalidRequest) and error.field == "goal_class":
-                    self._without_goal_class(goal_class, error)
-                    continue
-                if consequence is Consequence.FINAL:
-                    self._write_problem(line, _problem(line, error))
-                    return
-                if consequence is Consequence.STOP:
-                    raise
-                tries += consequence is not Consequence.WAIT
-                if consequence is Consequence.LEAVE or tries >= MAX_TRIES:
-                    self._leave(line, error)
-                    return
-                pauses += 1
-                await self._pause(error, pauses, is_away=consequence is Consequence.WAIT)
-            else:
-                self._write_answer(line, ask, result)
+            outcome = await self._try(client, line, ask)
+            if isinstance(outcome, _Answer):
+                self._write_answer(line, outcome)
                 return
+            if isinstance(outcome, InvalidRequest) and outcome.field == "goal_class":
+                self._without_goal_class(goal_class, outcome)
+                continue
+            consequence = judge(outcome)
+            if consequence is Consequence.FINAL:
+                self._write_problem(line, _problem(line, outcome))
+                return
+            if consequence is Consequence.STOP:
+                raise outcome
+            tries += consequence is not Consequence.WAIT
+            if consequence is Consequence.LEAVE or tries >= MAX_TRIES:
+                self._leave(line, outcome)
+                return
+            pauses += 1
+            await asyncio.sleep(pause_s(pauses, outcome))
+
+    async def _try(self, client: AsyncClient, line: Line, ask: Ask) -> _Answer | TwinpoolError:
+        """Ask once. Whatever is raised over one line is its outcome, so that it is no other line's.
+
+        Raises:
+            GivenUp: nothing but "not now" has been heard for too long.
+        """
+        self._patience.asked(line.key, time.monotonic())
+        try:
+            result = await self._generate(client, ask)
+            body = answer_body(ask, result, model=self._model, created_s=int(time.time()))
+            outcome: _Answer | TwinpoolError = _Answer(answer_record(line, result.request_id, body), result.usage)
+        except TwinpoolError as error:
+            outcome = error
+        except Exception as error:  # noqa: BLE001 - it stays with its line, which is left for another run
+            outcome = Stumbled.over(error)
+        if isinstance(outcome, TwinpoolError) and judge(outcome) is Consequence.WAIT:
+            self._wait(line, outcome)
+        else:
+            self._patience.taken(line.key)
+        return outcome
 
     async def _generate(self, client: AsyncClient, ask: Ask) -> GenerationResult:
         if not self._model:
@@ -136,27 +169,28 @@ class BatchRun:
             raise error
         self._goal_class = ""
 
-    async def _pause(self, error: TwinpoolError, num_pauses: int, *, is_away: bool) -> None:
-        if is_away:
-            waited_s = self._patience.waited_s(time.monotonic())
-            limit_s = self._settings.patience_s
-            if self._patience.is_over(time.monotonic()):
-                raise GivenUp(f"the cluster took no request for {limit_s:g} s: {error}")
-            self._tally.note = f"waiting for the cluster ({waited_s:.0f} of {limit_s:g} s): {error}"
-        await asyncio.sleep(pause_s(num_pauses, error))
+    def _wait(self, line: Line, error: TwinpoolError) -> None:
+        now, limit_s = time.monotonic(), self._settings.patience_s
+        waited_s = self._patience.refused(line.key, now)
+        if self._patience.is_over(now):
+            raise GivenUp(f"the cluster took no request for {limit_s:g} s: {error}")
+        counted = f"{waited_s:.0f} of {limit_s:g} s" if waited_s <= limit_s else "requests are still under way"
+        self._tally.note = f"waiting for the cluster ({counted}): {error}"
 
     def _leave(self, line: Line, error: TwinpoolError) -> None:
         self._tally.leave(line, f"{type(error).__name__}: {error}")
+        if isinstance(error, Stumbled):
+            log.error("line %d: unexpected %s", line.number, error, exc_info=error.__cause__)
+            return
         self._left_in_a_row += 1
         if self._left_in_a_row >= MAX_LEFT:
             raise GivenUp(f"{MAX_LEFT} requests in a row failed, the last with {type(error).__name__}: {error}")
 
-    def _write_answer(self, line: Line, ask: Ask, result: GenerationResult) -> None:
-        body = answer_body(ask, result, model=self._model, created_s=int(time.time()))
-        self._tally.prompt_tokens += result.usage.prompt_tokens
-        self._tally.completion_tokens += result.usage.completion_tokens
+    def _write_answer(self, line: Line, answer: _Answer) -> None:
+        self._tally.prompt_tokens += answer.usage.prompt_tokens
+        self._tally.completion_tokens += answer.usage.completion_tokens
         self._heard()
-        self._write(answer_record(line, result.request_id, body), Record(line.key, is_ok=True))
+        self._write(answer.raw, Record(line.key, is_ok=True))
 
     def _write_problem(self, line: Line, problem: Problem) -> None:
         if not isinstance(line.content, Problem):
@@ -165,7 +199,6 @@ class BatchRun:
         self._write(problem_record(line, problem), Record(line.key, is_ok=False))
 
     def _heard(self) -> None:
-        self._patience.answered()
         self._left_in_a_row = 0
         self._tally.note = ""
 

@@ -37,6 +37,33 @@ class Quantization(StrEnum):
     INT8 = "int8"
 
 
+class Switch(StrEnum):
+    """What is measured of something that can be on or off."""
+
+    ON = "on"
+    OFF = "off"
+    BOTH = "both"
+
+    @property
+    def states(self) -> tuple[bool, ...]:
+        return {Switch.ON: (True,), Switch.OFF: (False,), Switch.BOTH: (True, False)}[self]
+
+
+class KVDtype(StrEnum):
+    """What KV is kept in."""
+
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+    FLOAT32 = "float32"
+
+
+class ModelledPrefill(StrEnum):
+    """What the source's engine does while a prefill lasts."""
+
+    WAITS = "waits"
+    COMPUTES = "computes"
+
+
 def _whole_numbers(text: str) -> tuple[int, ...]:
     values = [part.strip() for part in text.split(",")]
     if not all(value.isascii() and value.isdigit() and 0 < int(value) <= 4096 for value in values):
@@ -157,3 +184,57 @@ def gateway(
     options = GatewayOptions(model, workers, streams, connections, duration, runs)
     check_options(options)
     print_report("bench gateway", bench_gateway(options, folder()), COLUMNS, as_json=as_json)
+
+
+@app.command()
+def transfer(
+    link: Annotated[str, typer.Option(help="gloo,shm, or all that this machine has")] = "all",
+    codec: Annotated[str, typer.Option(help="raw,int8,fp8,int4,int2, or all")] = "raw",
+    sizes: Annotated[str, typer.Option("--bytes", help="KV of one request: 1MiB,1GiB; - for none")] = "1MiB,64MiB",
+    tokens: Annotated[int, typer.Option(help="a request of so many tokens too; 0: none", min=0, max=2**24)] = 2048,
+    layers: Annotated[int, typer.Option(help="of the model", min=1, max=4096)] = 16,
+    kv_heads: Annotated[int, typer.Option(help="of each layer", min=1, max=4096)] = 8,
+    head_dim: Annotated[int, typer.Option(help="of each head", min=1, max=4096)] = 128,
+    dtype: Annotated[KVDtype, typer.Option(help="of the KV")] = KVDtype.BFLOAT16,
+    block_tokens: Annotated[int, typer.Option(help="of each block", min=1, max=4096)] = 16,
+    streaming: Annotated[Switch, typer.Option(help="send layer groups as they are computed")] = Switch.BOTH,
+    digest: Annotated[Switch, typer.Option(help="check every chunk on arrival")] = Switch.BOTH,
+    limit_bytes_per_s: Annotated[str, typer.Option(help="of the link: none,1GB,100MB")] = "none",
+    produced_bytes_per_s: Annotated[
+        str | None, typer.Option(help="KV that a modelled prefill produces; half of what the link can do", metavar="N")
+    ] = None,
+    prefill: Annotated[
+        ModelledPrefill, typer.Option(help="whether it keeps a core busy or waits for a device")
+    ] = ModelledPrefill.WAITS,
+    chunk_tokens: Annotated[int, typer.Option(help="of each step of the prefill", min=1, max=2**20)] = 512,
+    layers_per_group: Annotated[
+        int | None, typer.Option(help="that are sent together; a quarter of the layers", min=1, max=4096)
+    ] = None,
+    runs: Annotated[int, typer.Option(help="alternated, after one to warm up", min=1, max=1000)] = 5,
+    codec_errors: Annotated[bool, typer.Option("--codec-errors", help="what codecs change in the demo model")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """KV moved between two workers of this machine, beside what their link can do with one piece of memory."""
+    silence_grpc()
+    from twinpool.cluster.bench.transfer_command import run_transfer
+    from twinpool.model.kv_layout import KVLayout
+
+    if tokens % block_tokens:
+        raise typer.BadParameter(f"--tokens: {tokens} are not whole blocks of {block_tokens}")
+    run_transfer(
+        KVLayout(layers, kv_heads, block_tokens, head_dim, str(dtype), model="bench"),
+        links=link,
+        codecs=codec,
+        sizes=sizes,
+        tokens=tokens,
+        digests=digest.states,
+        streaming=streaming.states,
+        limits=limit_bytes_per_s,
+        produced=produced_bytes_per_s,
+        computes=prefill is ModelledPrefill.COMPUTES,
+        chunk_tokens=chunk_tokens,
+        layers_per_group=layers_per_group or -(-layers // 4),
+        runs=runs,
+        codec_errors=codec_errors,
+        as_json=as_json,
+    )

@@ -3,7 +3,6 @@
 Knows no benchmark.
 """
 
-import json
 import os
 import platform
 import subprocess
@@ -17,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 import twinpool
+from twinpool.cluster.json_text import json_text
 
 Values = dict[str, Any]
 GIT_TIMEOUT_S = 10.0
@@ -31,7 +31,7 @@ def print_report(command: str, results: Sequence[Values], columns: Sequence[str]
     """Print the envelope, or a table of some of its columns; ``a.b`` is key b of the object a."""
     report = envelope(command, results)
     if as_json:
-        sys.stdout.write(json.dumps(report, allow_nan=False) + "\n")
+        sys.stdout.write(json_text(report) + "\n")
         return
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
     machine = ", ".join(f"{name} {value}" for name, value in report["machine"].items() if value is not None)

@@ -76,6 +76,8 @@ def test_one_stop_string_or_several_and_biases_by_id_are_sent() -> None:
     assert dict(build(logit_bias={7: -100, 2: 0.5}).sampling.logit_bias) == {2: 0.5, 7: -100.0}
     assert build(logprobs=0).sampling.HasField("logprobs")
     assert build_request("x", None, None, None, None, {}, echo=True).echo
+    assert build_request("x", None, None, None, None, {}, lossless_kv=True).lossless_kv
+    assert not build("x").lossless_kv
 
 
 anything = st.recursive(
@@ -98,17 +100,20 @@ anything = st.recursive(
 )
 
 
-@settings(max_examples=400, deadline=None)
-@given(st.sampled_from([*SAMPLING_NAMES, "echo", "prompt", "model", "goal", "goal_class", "request_id"]), anything)
+@settings(max_examples=4 * settings().max_examples)  # over twenty names
+@given(
+    st.sampled_from([*SAMPLING_NAMES, "echo", "lossless_kv", "prompt", "model", "goal", "goal_class", "request_id"]),
+    anything,
+)
 def test_any_value_is_taken_or_refused_by_name(name: str, value: Any) -> None:
     given_values = dict.fromkeys(("prompt", "model", "goal", "goal_class", "request_id"), None) | {"prompt": "x"}
     sampling = {name: value} if name in SAMPLING_NAMES else {}
-    echo = value if name == "echo" else False
+    flags = {name: value} if name in ("echo", "lossless_kv") else {}
     if name in given_values:
         given_values[name] = value
     told = name
     try:
-        message = build_request(**given_values, sampling=sampling, echo=echo)
+        message = build_request(**given_values, sampling=sampling, **flags)
         sampling_from_proto(message.sampling)  # what is sent is what a gateway takes
     except InvalidRequest as error:
         told = error.field.removeprefix("sampling.")

@@ -72,6 +72,17 @@ def test_any_pieces_give_the_answer_that_brute_force_finds(
         assert [logprob.token_id for logprob in response.logprobs] == list(response.token_ids)
 
 
+@given(st.lists(st.integers(1, 29), max_size=12), st.integers(0, 2))
+def test_messages_between_the_first_and_the_last_are_as_those_that_watch_for_more(cuts: list[int], choice: int) -> None:
+    whole = expected_answer(PROMPT, max_tokens=30, temperature=0.0, seed=1)
+    parts = pieces(whole.token_ids, cuts)
+    plain = said(Answer(make_call(), choice, "mine", text_tokenizer()), parts)
+    watching = said(Answer(make_call(stop=("\0never",)), choice, "mine", text_tokenizer()), parts)
+    assert plain == watching
+    assert as_expected(plain) == whole
+    assert {response.choice for response in plain} == {choice}
+
+
 def test_nothing_is_sent_that_could_begin_a_stop_string_and_at_the_end_it_is() -> None:
     token_ids = tuple(text_tokenizer().encode("xEN"))
     answer = Answer(make_call(stop=("END",)), 0, "mine", text_tokenizer())

@@ -1,6 +1,7 @@
 """Input and output files of a batch: what is refused before anything runs, and how an output is continued."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,11 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.cluster.batch_files import chat, completion, read_lines, write_lines
+from twinpool.cluster.batch import line as line_module
 from twinpool.cluster.batch.input_file import check_apart, scan_input
-from twinpool.cluster.batch.line import MAX_LINE_BYTES, Line, Problem, read_line
+from twinpool.cluster.batch.line import MAX_LINE_BYTES, Line, Problem, Stumbled, read_line
 from twinpool.cluster.batch.output_file import OutputFile
 from twinpool.cluster.batch.record import Record, answer_record, problem_record, read_record
-from twinpool.cluster.openai_bodies import Ask
+from twinpool.cluster.openai_bodies import Ask, Endpoint
 from twinpool.core.errors import SpecError
 
 
@@ -75,6 +77,27 @@ def test_a_missing_key_is_named(name: str) -> None:
     assert content.message == f"{name}: is missing"
 
 
+def raising(error: Exception) -> Callable[[Endpoint, object], Ask]:
+    def read_body(endpoint: Endpoint, body: object) -> Ask:
+        raise error
+
+    return read_body
+
+
+def test_a_line_that_our_own_code_stumbles_over_keeps_its_id_and_tells_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(line_module, "read_body", raising(KeyError("nobody expected")))
+    line = read_line(7, raw(completion("a")))
+    assert line.key == "a"
+    assert isinstance(line.content, Stumbled)
+    assert str(line.content) == "KeyError: 'nobody expected'"
+
+
+def test_a_body_nested_beyond_what_python_follows_is_the_lines_own_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(line_module, "read_body", raising(RecursionError()))
+    content = read_line(7, raw(completion("a"))).content
+    assert content == Problem("invalid_request", "line 7 is nested too deeply")
+
+
 def test_the_input_is_every_line_but_the_empty_ones(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "in", [completion("a"), "", "  ", chat("b"), "nonsense"])
     batch = scan_input(path)
@@ -94,6 +117,13 @@ def test_what_is_added_to_the_input_later_is_not_read(tmp_path: Path) -> None:
     with path.open("a") as file:
         file.write(json.dumps(completion("b")) + "\n")
     assert [line.key for line in batch.lines(without=())] == ["a"]
+
+
+def test_lines_that_change_their_id_while_a_run_goes_on_are_left_to_the_next(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "in", [completion("a"), completion("b"), completion("c")])
+    batch = scan_input(path)
+    write_lines(path, [completion("a"), completion("a"), completion("x")])
+    assert [line.number for line in batch.lines(without=())] == [1]
 
 
 def test_a_line_beyond_all_measure_is_one_problem(tmp_path: Path) -> None:
@@ -241,9 +271,10 @@ def test_a_line_that_does_not_fit_on_the_disk_leaves_nothing_behind(tmp_path: Pa
     output._file.close()
     output._file = FullDisk(path, len(LINES[0]) + 10)  # type: ignore[assignment]
     output.append(LINES[0], read_record(LINES[0]))
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match="No space left") as full:
         output.append(LINES[1], read_record(LINES[1]))
     output.close()
+    assert full.value.filename == str(path)
     assert path.read_bytes() == LINES[0]
     assert set(output.answered) == {"a"}
 

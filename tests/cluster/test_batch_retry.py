@@ -47,13 +47,42 @@ def test_pauses_double_up_to_a_limit_and_are_never_shorter_than_asked() -> None:
     assert pause_s(1_000_000) == LONGEST_PAUSE_S == pause_s(1, Overloaded("queue", 1e9))
 
 
-def test_patience_ends_when_nothing_was_answered_for_so_long() -> None:
+def refused(patience: Patience, now: float) -> float:
+    patience.asked("again", now)
+    return patience.refused("again", now)
+
+
+def test_patience_ends_when_nothing_was_taken_for_so_long() -> None:
     patience = Patience(10.0)
     assert not patience.is_over(1e9)
-    assert patience.waited_s(100.0) == 0
-    assert patience.waited_s(110.0) == 10
+    assert refused(patience, 100.0) == 0
+    assert refused(patience, 110.0) == 10
     assert not patience.is_over(110.0)
     assert patience.is_over(110.1)
-    patience.answered()
+    patience.asked("taken", 110.2)
+    patience.taken("taken")
     assert not patience.is_over(1e9)
-    assert patience.waited_s(120.0) == 0
+    assert refused(patience, 120.0) == 0
+
+
+def test_patience_outlasts_the_requests_that_were_asked_before_its_limit() -> None:
+    patience = Patience(10.0)
+    patience.asked("slow", 95.0)
+    patience.asked("held", 109.0)
+    refused(patience, 100.0)
+    assert refused(patience, 500.0) == 400
+    assert not patience.is_over(500.0)
+    patience.refused("held", 500.0)
+    assert not patience.is_over(500.0)
+    patience.taken("slow")
+    assert not patience.is_over(500.0)
+
+
+def test_patience_is_over_once_none_of_them_was_taken_however_many_were_asked_since() -> None:
+    patience = Patience(10.0)
+    patience.asked("held", 95.0)
+    refused(patience, 100.0)
+    patience.asked("later", 110.5)
+    assert not patience.is_over(111.0)
+    patience.refused("held", 215.0)
+    assert patience.is_over(215.0)

@@ -1,65 +1,15 @@
-"""The answers of one call: which begins when, and that they are admitted, cancelled and forgotten together."""
+"""The requests of one gateway: which begins when, what ends together, and what is forgotten with them."""
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import replace
 
 import pytest
 
-from tests.cluster.local_cluster import make_plan
-from twinpool.cluster.dispatch import Dispatcher
+from tests.cluster.dispatch_world import BLOCK_TOKENS, LONG, ONE_PAIR, World
 from twinpool.cluster.flight import Flights, Piece
-from twinpool.cluster.gateway import placement_settings
-from twinpool.core.errors import Cancelled, Overloaded
-from twinpool.core.messages import Goal, Request, Role, WorkerAddress
-from twinpool.core.sampling import SamplingParams
+from twinpool.core.errors import Cancelled, Internal, Overloaded
+from twinpool.core.messages import FinishReason, Role
 from twinpool.protos.twinpool.v1 import worker_pb2 as pb
-from twinpool.router.admission import AdmissionSettings
-from twinpool.router.views import WorkerView
-
-BLOCK_TOKENS = 8
-LONG = tuple(range(BLOCK_TOKENS + 1))
-
-
-class World:
-    """A dispatcher with one mixed worker that does nothing by itself."""
-
-    def __init__(self, *, has_worker: bool = True, max_queued: int = 10) -> None:
-        self.now = 100.0
-        self.orders: list[pb.GatewayMessage] = []
-        self.dispatcher = Dispatcher(
-            placement_settings(make_plan(0, 0, 1).gateways[0], 64),
-            AdmissionSettings(max_queued=max_queued),
-            3,
-            send=lambda _, order: self.orders.append(order),
-            clock=lambda: self.now,
-        )
-        if has_worker:
-            self.join()
-
-    def join(self) -> None:
-        view = WorkerView("m", "1", Role.MIXED, total_blocks=1000, block_tokens=BLOCK_TOKENS)
-        self.dispatcher.table.join(view, self.now)
-        self.dispatcher.joined(WorkerAddress("m", "1", "host:1"))
-
-    def submit(self, name: str, num: int, prompt: Sequence[int] = LONG) -> Flights:
-        first = Request(
-            name, 1, tuple(prompt), len(prompt), SamplingParams(max_tokens=5, seed=1), Goal(10, 10), priority=0
-        )
-        requests = [replace(first, request_id=f"{name}{choice}", choice=choice) for choice in range(num)]
-        return self.dispatcher.submit(requests)
-
-    def say(self, request_id: str, index: int, token_id: int) -> None:
-        delta = pb.Delta(request_id=request_id, epoch=1, index=index, token_ids=[token_id])
-        self.dispatcher.stepped("m", pb.StepOutput(deltas=[delta]))
-
-    @property
-    def begun(self) -> list[str]:
-        return [order.prefill.request.request_id for order in self.orders if order.HasField("prefill")]
-
-    @property
-    def cancelled(self) -> list[str]:
-        return [order.cancel.request_id for order in self.orders if order.HasField("cancel")]
+from twinpool.router.ledger import Phase
 
 
 def test_the_others_begin_when_the_first_has_its_first_token() -> None:
@@ -108,18 +58,18 @@ def test_a_first_answer_that_is_stopped_after_one_token_leaves_the_others_alone(
 
 
 def test_answers_are_admitted_together_or_not_at_all() -> None:
-    world = World(has_worker=False, max_queued=4)
+    world = World(has_workers=False, max_queued=4)
     world.submit("a", 3)  # one waits, two more will
     with pytest.raises(Overloaded, match="queue is full"):
         world.submit("b", 2)
     assert world.dispatcher.num_open == world.dispatcher.num_queued == 1
     world.submit("c", 1)
-    world.join()
+    world.join("m")
     assert world.begun == ["a0", "c0"]
 
 
 def test_answers_that_will_never_begin_take_no_room_in_the_queue() -> None:
-    world = World(has_worker=False, max_queued=4)
+    world = World(has_workers=False, max_queued=4)
     for flight in world.submit("gone", 3).of_choice:
         world.dispatcher.finish(flight.request.request_id)
     world.submit("a", 1)
@@ -136,7 +86,8 @@ def test_pieces_come_in_the_order_of_their_arrival_with_their_choice() -> None:
     flights = world.submit("r", 2, [1])
     for request_id, index in (("r1", 0), ("r0", 0), ("r1", 1)):
         world.say(request_id, index, 7)
-    assert [next_piece(flights)[0] for _ in range(3)] == [1, 0, 1]
+    taken = [next_piece(flights) for _ in range(2)]
+    assert [(choice, piece.index, piece.token_ids) for choice, piece in taken] == [(1, 0, (7, 7)), (0, 0, (7,))]
 
 
 def test_an_error_of_any_choice_ends_the_call_unless_that_choice_has_ended() -> None:
@@ -168,7 +119,72 @@ def test_logprobs_of_the_prompt_come_with_its_first_token_only() -> None:
             prompt_logprobs=[] if index else scored,
         )
         world.dispatcher.stepped("m", pb.StepOutput(deltas=[delta]))
-    assert flights._news.qsize() == 1
     _, piece = next_piece(flights)
     assert [(logprob.token_id, logprob.top) for logprob in piece.logprobs] == [(0, ((3, -0.25),)), (1, ((3, -0.25),))]
     assert [logprob.token_id for logprob in piece.prompt_logprobs] == list(LONG[1:])
+
+
+# --- ends, and what must not outlive them -------------------------------------------------------------------------
+
+
+def test_an_answer_that_ends_with_its_first_token_leaves_its_room_to_the_next() -> None:
+    """The one message of a worker that idles again: no second one will say that the order is done."""
+    world = World(num_blocks=8)
+    world.submit("a", prompt=range(20), max_tokens=30)
+    world.submit("b", prompt=range(20), max_tokens=30)
+    assert world.begun == ["a0"]  # seven blocks each
+    world.say("a0", 0, 7, finish=FinishReason.STOP, view=pb.WorkerView(version=1))
+    assert world.begun == ["a0", "b0"]
+
+
+def test_a_prompt_that_is_all_done_waits_in_no_queue() -> None:
+    world = World({"p": Role.PREFILL})
+    world.submit("a", prompt=range(20), max_tokens=1)
+    assert world.dispatcher.table.snapshot(world.now).waiting_prefill_tokens == [20]
+    world.say("a0", 0, 7, worker="p", finish=FinishReason.LENGTH, view=pb.WorkerView(version=1))
+    assert world.dispatcher.table.snapshot(world.now).waiting_prefill_tokens == [0]
+
+
+def test_an_answer_that_ends_while_it_waits_for_another_target_waits_no_longer() -> None:
+    world = World(ONE_PAIR, num_blocks=8)
+    flights = world.submit("a", prompt=range(20), max_tokens=30)
+    world.show("d", 5, peak_blocks=8)
+    failure = pb.Failure(request_id="a0", epoch=1, kind=pb.FAILURE_KIND_TRANSFER_FAILED, reason="link closed")
+    world.dispatcher.stepped("d", pb.StepOutput(failures=[failure]))
+    assert world.dispatcher.num_queued == 1
+    world.say("a0", 0, 7, worker="p", finish=FinishReason.STOP)
+    assert world.dispatcher.num_queued == 0
+    assert world.cancelled == ["a0", "a0"]  # first the handoff to d, then the KV that p kept for another target
+    world.show("d", 6)
+    assert (world.begun, world.dispatcher.ledger.entry("a0").phase) == (["a0"], Phase.ENDED)
+    assert next_piece(flights)[1].finish_reason is FinishReason.STOP
+
+
+@pytest.mark.parametrize(
+    "news",
+    [
+        {"deltas": [pb.Delta(request_id="r0", epoch=1, token_ids=[7], logprobs=[{"token_id": 7, "top_ids": [1]}])]},
+        {"failures": [pb.Failure(request_id="r0", epoch=1, kind=pb.FAILURE_KIND_UNSPECIFIED)]},
+    ],
+    ids=["tokens", "failure"],
+)
+def test_news_that_cannot_be_taken_fail_one_request_and_not_its_worker(news: dict[str, list[object]]) -> None:
+    world = World()
+    broken, well = world.submit("r"), world.submit("s")
+    world.dispatcher.stepped("m", pb.StepOutput(**news))  # type: ignore[arg-type]
+    with pytest.raises(Internal):
+        next_piece(broken)
+    assert world.cancelled == ["r0"]
+    world.say("s0", 0, 8)
+    assert next_piece(well)[1].token_ids == (8,)
+    world.dispatcher.finish("r0")
+    assert world.dispatcher.num_open == 1
+
+
+def test_tokens_beside_those_that_cannot_be_taken_arrive() -> None:
+    world = World()
+    world.submit("r")
+    well = world.submit("s")
+    bad = pb.Delta(request_id="r0", epoch=1, token_ids=[7], logprobs=[{"token_id": 7, "top_ids": [1]}])
+    world.dispatcher.stepped("m", pb.StepOutput(deltas=[bad, pb.Delta(request_id="s0", epoch=1, token_ids=[8])]))
+    assert next_piece(well)[1].token_ids == (8,)

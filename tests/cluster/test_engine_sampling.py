@@ -68,7 +68,9 @@ def test_requests_of_every_kind_answer_together_as_alone(runner: Runner) -> None
         assert values(logprobs_of(together, name)) == pytest.approx(values(logprobs_of(alone, name)), abs=1e-4)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [kind if kind in ("penalties", "all") else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
+)
 def test_a_second_attempt_goes_on_from_any_token_as_the_first_would_have(runner: Runner, kind: str) -> None:
     whole = make_request("whole", max_tokens=14, logprobs=2, **KINDS[kind])
     undisturbed = run(runner, whole)

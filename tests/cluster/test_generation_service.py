@@ -23,6 +23,7 @@ from twinpool.protos.twinpool.v1 import generation_pb2_grpc
 
 pytestmark = pytest.mark.slow  # real sockets and real waits
 
+GENERATE = f"/{pb.DESCRIPTOR.services_by_name['GenerationService'].full_name}/Generate"
 PACED = {"model": "modelled:paced"}
 PROMPT = list(range(300, 400))
 SAMPLING: dict[str, Any] = {"max_tokens": 40, "temperature": 1.0, "seed": 11}
@@ -288,3 +289,23 @@ def test_any_message_is_answered_or_refused_by_field_and_the_cluster_stays_well(
 def test_the_text_model_is_read_as_it_was_written(text_model: str) -> None:
     assert Path(text_model, "tokenizer.json").is_file()
     assert text_of(text_tokenizer().encode("a é 😀\n")) == "a é 😀\n"
+
+
+def test_malformed_bytes_are_refused_and_a_client_that_leaves_takes_its_work_along(text_model: str) -> None:
+    async def scenario() -> None:
+        async with (
+            running(plan_of(text_model, worker=PACED)) as cluster,
+            grpc.aio.insecure_channel(cluster.addresses[0]) as channel,
+        ):
+            generate = channel.unary_stream(GENERATE, response_deserializer=pb.GenerateResponse.FromString)
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await generate(b"\xff\xff", timeout=20).read()
+            assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+            sampling = {"max_tokens": 400, "seed": 1}  # four seconds
+            message = pb.GenerateRequest(token_ids=pb.TokenIds(ids=PROMPT), sampling=sampling)
+            call = generate(message.SerializeToString(), timeout=20)
+            assert (await call.read()).index == 0
+            call.cancel()
+            await cluster.assert_idle(2.0)
+
+    run(scenario())

@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf.message import DecodeError
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from twinpool.cluster.grpc_safe import add_safe
@@ -121,7 +121,6 @@ def refusal(caught: pytest.ExceptionInfo[grpc.RpcError]) -> grpc.StatusCode:
 
 
 @given(data=st.binary(max_size=64) | st.binary(max_size=32).map(lambda tail: b"\x0a\x02\xc3\x28" + tail))
-@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_bytes_are_served_or_refused_as_invalid_and_the_server_lives(live: Fixture, data: bytes) -> None:
     seen = len(live.generation.seen)
     if is_well_formed(generation_pb2.GenerateRequest, data):
@@ -135,7 +134,6 @@ def test_any_bytes_are_served_or_refused_as_invalid_and_the_server_lives(live: F
 
 
 @given(messages=st.lists(st.binary(max_size=24), min_size=1, max_size=4))
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @pytest.mark.parametrize(
     ("method", "kind"), [(ATTACH, worker_pb2.GatewayMessage), (PAIR, worker_pb2.PeerMessage)], ids=["Attach", "Pair"]
 )

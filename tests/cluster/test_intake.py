@@ -51,6 +51,11 @@ def test_a_refusal_names_its_field(fields: dict[str, Any], field: str) -> None:
     assert refusal(**fields).field == field
 
 
+def test_every_answer_to_a_call_that_wants_exact_kv_wants_it() -> None:
+    assert [request.lossless_kv for request in accept(lossless_kv=True, sampling={"n": 2}).requests] == [True, True]
+    assert not accept().requests[0].lossless_kv
+
+
 def test_refusals_say_why() -> None:
     assert "not below the vocabulary size 32000" in refusal(sampling={"stop_token_ids": [VOCABULARY]}).reason
     assert "leave room for 12" in refusal(sampling={"min_tokens": 20}, token_ids={"ids": [1] * 500}).reason

@@ -114,3 +114,13 @@ def test_cores_that_this_machine_lacks_are_refused_at_their_line(tmp_path: Path)
 def test_int8_weights_are_counted_when_memory_is_checked() -> None:
     plain, quantized = (load_shape("dummy:llama-3-8b", "bfloat16", how) for how in ("none", "int8"))
     assert quantized.weight_bytes > 1.4 * plain.weight_bytes
+
+
+def test_a_codec_that_the_models_kv_does_not_take_is_refused_at_its_line(tmp_path: Path) -> None:
+    text = f'name: two\nmodel: {{path: "modelled:instant"}}\n{POOLS}\ntransfer:\n  codec: int4\n'
+    assert "cluster.yaml:5: transfer.codec: codec int4: head_dim 2 is not a multiple of 4" in refusal(
+        write(tmp_path, text)
+    )
+    plan = plan_launch(write(tmp_path, text.replace("modelled:instant", str(TINY))))
+    assert {worker.codec for worker in plan.workers} == {"int4"}
+    assert plan_launch(write(tmp_path, text.replace("int4", "auto"))).workers[0].codec == "auto"

@@ -300,7 +300,7 @@ def test_two_gateways_share_the_workers() -> None:
 
 def test_listeners_are_on_the_configured_interface_only() -> None:
     async def scenario() -> None:
-        async with running(make_plan(1, 1)) as cluster:
+        async with running(make_plan(1, 1, worker={"link": "gloo"})) as cluster:
             await cluster.client.generate([1, 2, 3], max_tokens=4, temperature=0.0)  # opens a link and its store
             listening = [c for c in psutil.Process().net_connections("tcp") if c.status == psutil.CONN_LISTEN]
             assert len(listening) >= 4  # a gateway, two workers, a link's store

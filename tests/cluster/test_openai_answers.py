@@ -1,5 +1,6 @@
 """Bodies of OpenAI responses, field by field."""
 
+import math
 from typing import Any
 
 from twinpool.client.results import Choice, GenerationResult, Timings, TokenLogprob, TopLogprob, Usage
@@ -102,3 +103,23 @@ def test_the_first_token_of_a_prompt_of_ids_is_named_by_its_id() -> None:
     )
     (told,) = body_of(Endpoint.COMPLETIONS, {"prompt": [7, 8], "echo": True, "logprobs": 0}, answer)["choices"]
     assert told["logprobs"]["tokens"] == ["token_id:7", "token_id:8", "token_id:9"]
+
+
+def test_logprobs_that_json_has_no_number_for_are_the_lowest_or_null() -> None:
+    tops = (TopLogprob(1, math.nan, b"x"), TopLogprob(2, -math.inf, b"y"), TopLogprob(3, math.inf, b"z"))
+    choice = Choice(0, "", (5, 6), FinishReason.STOP, (scored(5, b"a", math.nan, *tops), scored(6, b"b", -math.inf)))
+    (columns,) = body_of(Endpoint.COMPLETIONS, {"logprobs": 3}, result(choice))["choices"]
+    assert columns["logprobs"]["token_logprobs"] == [None, -9999.0]
+    assert columns["logprobs"]["top_logprobs"] == [{"x": None, "y": -9999.0, "z": None}, {}]
+    (told,) = body_of(Endpoint.CHAT, {"logprobs": True, "top_logprobs": 3}, result(choice))["choices"]
+    first, second = told["logprobs"]["content"]
+    assert (first["logprob"], second["logprob"]) == (None, -9999.0)
+    assert [top["logprob"] for top in first["top_logprobs"]] == [None, -9999.0, None]
+
+
+def test_alternatives_of_one_text_are_all_kept_the_best_under_the_text() -> None:
+    tops = (TopLogprob(7, -0.1, b"\xc3"), TopLogprob(8, -1.0, b"o"), TopLogprob(9, -2.0, b"\xe2\x82"))
+    choice = Choice(0, "", (7,), FinishReason.STOP, (scored(7, b"\xc3", -0.1, *tops, TopLogprob(4, -3.0, b"\xf0")),))
+    (told,) = body_of(Endpoint.COMPLETIONS, {"logprobs": 4}, result(choice))["choices"]
+    (top,) = told["logprobs"]["top_logprobs"]
+    assert list(top.items()) == [("\ufffd", -0.1), ("o", -1.0), ("token_id:9", -2.0), ("token_id:4", -3.0)]

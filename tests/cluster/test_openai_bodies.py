@@ -92,6 +92,7 @@ def test_content_in_parts_is_joined() -> None:
         ({"stop": 5}, "stop"),
         ({"stop": ""}, "stop"),
         ({"logit_bias": {"x": 1}}, "logit_bias"),
+        ({"logit_bias": {"9" * 5000: 1}}, "logit_bias"),
         ({"logit_bias": {"1": "2"}}, "logit_bias.1"),
         ({"logit_bias": {"01": 1, "1": 1}}, "logit_bias"),
         ({"stop_token_ids": [2.5]}, "stop_token_ids[0]"),

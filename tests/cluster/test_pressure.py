@@ -4,11 +4,9 @@ import asyncio
 import random
 from typing import Any
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from tests.cluster.engine_builders import Recorder, make_config, make_engine, make_request, make_sequence
+from tests.cluster.engine_builders import Optimist, Recorder, make_config, make_engine, make_request, make_sequence
 from tests.cluster.handoff_world import World
 from tests.cluster.local_cluster import LocalCluster, make_plan, running
 from twinpool.cluster.engine_events import Destination
@@ -28,19 +26,11 @@ ROUTES: dict[str, tuple[Route, ...]] = {
     "one worker, local plans": ((0, 0),),
     "two mixed workers, all plans": ((0, 1), (1, 0), (0, 0), (1, 1)),
 }
-
-
-class Optimist(LengthHistory):
-    """Takes every answer to be about to end: sequences are let in by what they hold now, as thrashing systems do."""
-
-    @property
-    def error_tokens(self) -> float:
-        return 0.0
-
-    def predict(
-        self, written: NDArray[np.int64], limits: NDArray[np.int64], turns: NDArray[np.int64]
-    ) -> NDArray[np.int64]:
-        return np.minimum(written + 1, limits)
+WORLDS = [  # each plan and each size once; the other pairs are slow
+    pytest.param(plans, size, marks=() if size == first else pytest.mark.slow)
+    for plans, first in zip(ROUTES, (1, 2, 4), strict=True)
+    for size in (1, 2, 4)
+]
 
 
 def misled() -> LengthHistory:
@@ -89,8 +79,7 @@ def assert_answers_are_right(world: World) -> None:
         node.engine.decode.check()
 
 
-@pytest.mark.parametrize("block_tokens", [1, 2, 4])
-@pytest.mark.parametrize("plans", ROUTES)
+@pytest.mark.parametrize(("plans", "block_tokens"), WORLDS)
 def test_every_request_ends_right_and_few_give_way(plans: str, block_tokens: int) -> None:
     """Half as many preemptions as requests is what letting in by current use costs: see the next test."""
     world = run_world(ROUTES[plans], block_tokens, seed=block_tokens)
@@ -98,6 +87,7 @@ def test_every_request_ends_right_and_few_give_way(plans: str, block_tokens: int
     assert 0 < num_preempted(world) <= NUM_REQUESTS // 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plans", list(ROUTES)[:2])
 def test_letting_in_by_current_use_would_thrash_and_still_answer_right(plans: str) -> None:
     world = run_world(ROUTES[plans], 4, seed=4, history=Optimist)

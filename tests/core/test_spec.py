@@ -116,6 +116,8 @@ def test_memory_that_is_no_size_is_refused(memory: object):
         ("pools", {"mixed": {"workers": 2, "cores": 0}}, "pools.mixed.cores"),
         ("pools", {"mixed": {"workers": 2, "cores": "0-2"}}, "pools.mixed.cores"),
         ("model", {"path": "dummy:x", "deterministic": 1}, "model.deterministic"),
+        ("transfer", {"codec": "fp4"}, "transfer.codec"),
+        ("transfer", {"link": "shm", "codec": "int8"}, "transfer.codec"),
         ("model", {"path": "dummy:x", "quantization": "int4"}, "model.quantization"),
         ("model", {"path": "dummy:x", "deterministic": True, "quantization": "int8"}, "model.quantization"),
     ],
@@ -129,7 +131,6 @@ def test_a_value_outside_its_limits_is_refused_at_its_key(section: str, value: o
     [
         ("pools", {"mixed": {"workers": 1, "tensor_parallel": 2}}, "pools.mixed.tensor_parallel"),
         ("pools", {"mixed": {"workers": 1, "pipeline_parallel": 2}}, "pools.mixed.pipeline_parallel"),
-        ("transfer", {"codec": "fp8"}, "transfer.codec"),
         ("transfer", {"link": "nccl"}, "transfer.link"),
         ("router", {"policy": "prefix_aware"}, "router.policy"),
     ],
@@ -282,7 +283,8 @@ def test_the_schema_accepts_what_loads_and_knows_every_key():
     assert not validator.is_valid(build(kv={"memroy": 1}))
     assert not validator.is_valid(build(kv={"memory": "big"}))
     assert not validator.is_valid(build(pools={"mixed": {"workers": 1, "tensor_parallel": 2}}))
-    assert not validator.is_valid(build(transfer={"codec": "fp8"}))
+    assert validator.is_valid(build(transfer={"codec": "fp8"}))
+    assert not validator.is_valid(build(transfer={"codec": "fp4"}))
 
 
 def test_the_committed_schema_is_the_one_the_code_gives():

@@ -59,18 +59,15 @@ class Packed:
         return paged_attention(torch.cat(self.queries), self.pool, LAYER, plan)
 
     def expected(self):
-        """The definition, in float64, one query at a time."""
+        """The definition, in float64: each query against every key, those hidden from it included."""
         group, rows = self.num_heads // self.num_kv_heads, []
         for (new, context), queries, keys, values in zip(
             self.lengths, self.queries, self.keys, self.values, strict=True
         ):
-            for i in range(new):
-                visible = context - new + i + 1
-                first = 0 if self.window is None else max(visible - self.window, 0)
-                row = []
-                for head in range(self.num_heads):
-                    k, v = (x[first:visible, head // group].double() for x in (keys, values))
-                    weights = (k @ queries[i, head].double() * self.head_dim**-0.5).softmax(0)
-                    row.append(weights @ v)
-                rows.append(torch.cat(row))
-        return torch.stack(rows)
+            k, v = (x.double().repeat_interleave(group, 1) for x in (keys, values))
+            distances = torch.arange(context - new, context)[:, None] - torch.arange(context)
+            hidden = (distances < 0) | (distances >= (self.window or context))
+            scores = torch.einsum("qhd,khd->hqk", queries.double(), k) * self.head_dim**-0.5
+            weights = scores.masked_fill(hidden, -torch.inf).softmax(-1)
+            rows.append(torch.einsum("hqk,khd->qhd", weights, v).flatten(1))
+        return torch.cat(rows)

@@ -39,8 +39,8 @@ def test_in_bfloat16_only_the_result_is_rounded():
     ("heads", "window", "dtype", "threads"),
     [
         ((14, 2, 64), None, torch.float32, 1),
-        ((14, 2, 64), None, torch.bfloat16, 2),
-        ((5, 1, 7), None, torch.float32, 2),
+        pytest.param((14, 2, 64), None, torch.bfloat16, 2, marks=pytest.mark.slow),
+        pytest.param((5, 1, 7), None, torch.float32, 2, marks=pytest.mark.slow),
         ((5, 1, 7), 1, torch.float32, 1),
         ((4, 2, 32), 9, torch.bfloat16, 1),
         ((4, 2, 32), KEY_CHUNK, torch.float32, 1),

@@ -7,9 +7,12 @@ from dataclasses import dataclass, field, replace
 
 from twinpool.core.messages import FailureKind, WorkerAddress
 from twinpool.kv_transfer.channel import ChannelClosed, MemoryChannel, PeerChannel, memory_channels
+from twinpool.kv_transfer.codec import CodecName
+from twinpool.kv_transfer.codec_policy import CodecPolicy
 from twinpool.kv_transfer.endpoint import TransferEndpoint
 from twinpool.kv_transfer.handoff import Limits, Seal
 from twinpool.kv_transfer.link import Links
+from twinpool.kv_transfer.links import LinkKinds
 from twinpool.kv_transfer.memory import MemoryLinks
 from twinpool.kv_transfer.memory_network import MemoryNetwork
 from twinpool.kv_transfer.plan import Span
@@ -26,6 +29,7 @@ class NotingEngine:
 
     def __init__(self) -> None:
         self.events: list[Event] = []
+        self.arrived: dict[tuple[str, int], tuple[CodecName, int]] = {}  # with what codec, and as how many bytes
         self._news = asyncio.Event()
         self.on_bind: Callable[[str, int], None] = lambda *_: None
 
@@ -33,7 +37,8 @@ class NotingEngine:
         self._note("bind", request_id, epoch)
         self.on_bind(request_id, epoch)
 
-    def adopt(self, request_id: str, epoch: int, seal: Seal) -> None:
+    def adopt(self, request_id: str, epoch: int, seal: Seal, codec: CodecName) -> None:
+        self.arrived[request_id, epoch] = (codec, seal.kv_bytes)
         self._note("adopt", request_id, epoch, seal.first_token)
 
     def release_target(self, request_id: str, epoch: int) -> None:
@@ -112,11 +117,14 @@ class FakeCluster:
         worker_id: str,
         *,
         layout: KVLayout = LAYOUT,
-        make_links: Callable[[NumpyCache], Links] | None = None,
+        make_links: Callable[[NumpyCache], Links | LinkKinds] | None = None,
         dial: Callable[[WorkerAddress], Awaitable[PeerChannel]] | None = None,
         window: int = 4,
+        codec: str | CodecPolicy = "raw",
+        shared: bool = False,
+        max_open_links: int = 64,
     ) -> FakeWorker:
-        cache = NumpyCache(seed=len(self.workers), layout=layout)
+        cache = NumpyCache(seed=len(self.workers), layout=layout, shared=shared)
         engine = NotingEngine()
         address = WorkerAddress(worker_id, "1", f"{worker_id}:1")
         links = make_links(cache) if make_links else MemoryLinks(self.network, cache, why="a test")
@@ -125,10 +133,12 @@ class FakeCluster:
             cache,
             engine,
             links=links,
+            codec=codec,
             dial=dial or self.dial,
             limits=self.limits,
             window=window,
             heartbeat_s=self.heartbeat_s,
+            max_open_links=max_open_links,
         )
         worker = self.workers[worker_id] = FakeWorker(address, cache, engine, endpoint)
         return worker
@@ -182,6 +192,7 @@ class Handoff:
     here: tuple[int, ...] = (9, 3, 4, 0, 7, 30)
     there: tuple[int, ...] = (1, 2, 5, 8, 20, 11)
     skip_blocks: int = 0
+    allows_loss: bool = True
 
     def reserve(self) -> None:
         engine, endpoint = self.target.engine, self.target.endpoint
@@ -195,10 +206,19 @@ class Handoff:
                 answer(request_id, epoch)
 
         engine.on_bind = on_bind
-        endpoint.reserve(self.request_id, self.epoch, self.num_tokens, self.source.address)
+        endpoint.reserve(
+            self.request_id, self.epoch, self.num_tokens, self.source.address, allows_loss=self.allows_loss
+        )
 
     def begin(self) -> None:
-        self.source.endpoint.begin_source(self.request_id, self.epoch, self.num_tokens, self.here, self.target.address)
+        self.source.endpoint.begin_source(
+            self.request_id,
+            self.epoch,
+            self.num_tokens,
+            self.here,
+            self.target.address,
+            allows_loss=self.allows_loss,
+        )
 
     def compute(self, first_block: int, end_block: int, *, epoch: int | None = None) -> None:
         """Report a chunk: its blocks, layers 0 and 1 first, layer 2 behind."""

@@ -9,20 +9,27 @@ from numpy.typing import NDArray
 
 from twinpool.kv_transfer.link import Group
 from twinpool.kv_transfer.plan import Span
-from twinpool.model.kv_layout import KVLayout
+from twinpool.model.host_pool import HostPool
+from twinpool.model.kv_layout import KVLayout, SharedKV
 
 LAYOUT = KVLayout(num_layers=3, num_kv_heads=2, block_tokens=4, head_dim=8, dtype="float32", model="test")
 WAIT_S = 20.0  # far over what anything here takes
 
 
 class NumpyCache:
-    """A KVCache whose contents are random and can be compared."""
+    """A KVCache whose contents are random and can be compared. ``shared``: other processes can be shown it."""
 
-    def __init__(self, num_blocks: int = 32, seed: int = 0, layout: KVLayout = LAYOUT) -> None:
+    def __init__(self, num_blocks: int = 32, seed: int = 0, layout: KVLayout = LAYOUT, *, shared: bool = False) -> None:
         self.layout = layout
         self.num_blocks = num_blocks
         shape = (num_blocks, layout.num_layers, layout.block_layer_bytes)
         self.pool = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+        self.shared: SharedKV | None = None
+        if shared:
+            self.memory = HostPool(num_blocks * layout.block_bytes)
+            self.memory.bytes[:] = self.pool.reshape(-1)
+            self.pool = self.memory.bytes.reshape(shape)
+            self.shared = SharedKV(self.pool, self.memory.fd)
 
     def gather(self, first_layer: int, end_layer: int, block_ids: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
         out[:] = self.pool[block_ids, first_layer:end_layer].reshape(-1)

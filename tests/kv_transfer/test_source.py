@@ -1,10 +1,14 @@
 """The source's end, step by step: what it says and asks for, in the order of a request's life."""
 
+from dataclasses import replace
+
 import pytest
 
 from twinpool.core.errors import Internal
 from twinpool.core.messages import FailureKind
 from twinpool.kv_transfer import events as ev
+from twinpool.kv_transfer.codec import CodecName
+from twinpool.kv_transfer.coding import RAW, Coding
 from twinpool.kv_transfer.handoff import Abort, Committed, Grant, Limits, Seal, Started, Stopped
 from twinpool.kv_transfer.phases import SourcePhase
 from twinpool.kv_transfer.plan import Span
@@ -51,6 +55,29 @@ def test_computed_kv_waits_for_its_grant_as_long_as_the_target_is_heard_of():
     assert isinstance(abort.message, Abort)
     assert stopped.message == Stopped("r", 1)
     assert parked == ev.Parked(1, "no word from the target for 10 s")
+
+
+def test_each_epoch_has_its_own_codec_which_every_message_and_size_of_it_follows():
+    layout = replace(LAYOUT, num_kv_heads=2, head_dim=32)
+    source = SourceHandoff("r", 1, 10, layout, LIMITS, CodecName.INT8)
+    assert source.advance(ev.Admitted(), 0.0) == [ev.Send(Started("r", 1, 10, CodecName.INT8))]
+    for event in COMPUTED[1:]:
+        source.advance(event, 1.0)
+    coding = Coding(CodecName.INT8, 10)
+    assert source.advance(Grant("r", 1, 0, 1), 1.0) == [ev.Transmit(1, 0, FIRST, coding)]
+    assert source.advance(ev.LinkSent(1, 0, 1.0, 2.0), 2.0) == [ev.Transmit(1, 1, SECOND, coding)]
+    (seal,) = source.advance(ev.LinkSent(1, 1, 2.0, 3.0), 3.0)
+    partial_bytes = 2 * layout.block_layer_bytes
+    assert seal.message.kv_bytes == coding.num_bytes(FIRST, layout) + partial_bytes
+    source.advance(ev.LinkClosed(1, "broken"), 3.0)
+    actions = source.advance(ev.Retarget(2, CodecName.RAW), 3.0)
+    assert actions[-1] == ev.Send(Started("r", 2, 10, CodecName.RAW))
+    assert source.advance(Grant("r", 2, 0, 1), 3.0) == [ev.Transmit(2, 0, FIRST, RAW)]
+
+
+def test_a_prefill_that_is_still_queued_takes_the_codec_of_its_newest_target():
+    source = _source(ev.Retarget(2, CodecName.INT4))
+    assert source.advance(ev.Admitted(), 0.0) == [ev.Send(Started("r", 2, 10, CodecName.INT4))]
 
 
 def test_messages_of_another_epoch_change_nothing():

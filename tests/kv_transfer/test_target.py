@@ -7,6 +7,8 @@ import pytest
 from twinpool.core.errors import Internal
 from twinpool.core.messages import FailureKind
 from twinpool.kv_transfer import events as ev
+from twinpool.kv_transfer.codec import CodecName
+from twinpool.kv_transfer.coding import Coding
 from twinpool.kv_transfer.handoff import Abort, Committed, Grant, Limits, Next, Seal, Started, Stopped
 from twinpool.kv_transfer.phases import TargetPhase
 from twinpool.kv_transfer.plan import Span
@@ -24,6 +26,56 @@ def _target(*events, now=0.0):
     for event in events:
         target.advance(event, now)
     return target
+
+
+INT8 = Coding(CodecName.INT8, 10)
+
+
+def _coded_target(*events, codecs=(CodecName.RAW, CodecName.INT8)):
+    target = TargetHandoff("r", 1, LAYOUT, 2, LIMITS, codecs)
+    for event in events:
+        target.advance(event, 0.0)
+    return target
+
+
+def test_a_target_receives_as_the_source_codes_and_says_what_its_blocks_came_through():
+    target = _coded_target(ev.Reserve(10), Started("r", 1, 10, CodecName.INT8), ev.Bound(1))
+    span = Span(0, 2, 1, 3)
+    assert target.advance(Next("r", 1, 5, span, INT8), 1.0) == [ev.Receive(5, span, coding=INT8)]
+    target.advance(SEAL, 1.0)
+    assert target.advance(ev.GroupReceived(5, True), 2.0)[0] == ev.Adopt(SEAL, CodecName.INT8)
+
+
+@pytest.mark.parametrize("is_order_first", [True, False])
+@pytest.mark.parametrize(
+    ("order", "codecs", "reason"),
+    [
+        (ev.Reserve(10), (CodecName.RAW, CodecName.FP8), "this worker takes raw, fp8"),
+        (ev.Reserve(10, allows_loss=False), (CodecName.RAW, CodecName.INT8), "allows no loss"),
+    ],
+)
+def test_kv_in_a_codec_that_may_not_be_is_refused_before_any_block_is_bound(is_order_first, order, codecs, reason):
+    events = [order, Started("r", 1, 10, CodecName.INT8)]
+    first, then = events if is_order_first else reversed(events)
+    failed, abort, release = _coded_target(first, codecs=codecs).advance(then, 1.0)
+    assert (failed.kind, release) == (FailureKind.INTERNAL, ev.Release())
+    assert reason in failed.reason
+    assert abort.message.reason == failed.reason
+
+
+@pytest.mark.parametrize("coding", [Coding(), Coding(CodecName.INT4, 10), Coding(CodecName.INT8, 9)])
+def test_a_group_that_is_not_coded_as_the_handoff_ends_it_and_the_link(coding):
+    target = _coded_target(ev.Reserve(10), Started("r", 1, 10, CodecName.INT8), ev.Bound(0))
+    close, failed, abort = target.advance(Next("r", 1, 0, Span(0, 2, 0, 2), coding), 1.0)
+    assert isinstance(close, ev.CloseLink)
+    assert (failed.kind, abort.message.reason) == (FailureKind.TRANSFER_FAILED, failed.reason)
+    assert target.phase is TargetPhase.DRAINING
+
+
+def test_a_group_of_a_handoff_that_was_given_up_is_thrown_away_as_it_is_coded():
+    target = _coded_target(ev.Reserve(10), Started("r", 1, 10, CodecName.INT8), ev.Bound(0), ev.Cancel("enough"))
+    span = Span(0, 2, 0, 2)
+    assert target.advance(Next("r", 1, 0, span, INT8), 1.0) == [ev.Receive(0, span, discard=True, coding=INT8)]
 
 
 def test_messages_of_another_epoch_change_nothing():

@@ -151,6 +151,18 @@ def test_a_block_is_free_only_when_no_kind_of_reference_is_left() -> None:
     assert (pool.num_free, pool.is_idle) == (1, True)
 
 
+def test_of_several_chains_the_first_that_has_a_block_gives_it_and_a_hole_ends_the_match() -> None:
+    pool = make_pool()
+    for names in ([b"a0"], [b"b0", b"b1"], [b"b3"]):
+        publish_all(pool, pool.allocate(len(names), SEQUENCE), names)
+    best, worse = [b"a0", b"a1", b"a2", b"a3"], [b"b0", b"b1", b"b2", b"b3"]
+    assert pool.match_best([best, worse], 4) == [0, 1]
+    assert pool.match_best([worse, best], 4) == [0, 0]
+    assert pool.match_best([best], 4) == [0]
+    assert pool.match_best([best, worse], 1) == [0]
+    assert pool.match_best([best, worse], -1) == pool.match_best([[], []], 4) == []
+
+
 def test_free_blocks_go_before_cached_ones_and_the_oldest_cached_chain_goes_first() -> None:
     pool = make_pool(5)
     for letters in ("aa", "bb"):

@@ -25,6 +25,11 @@ FAMILIES = {
     "qwen3": {"num_attention_heads": 6, "use_sliding_window": True, "sliding_window": 30, "max_window_layers": 2},
 }
 WIDE = {"intermediate_size": 1003, "hidden_size": 56, "head_dim": 18}  # nothing that vectors divide
+WORKERS = [  # each family and each dtype once; the others are slow
+    pytest.param(family, dtype, marks=() if (dtype == "float32") == (family == "mistral") else pytest.mark.slow)
+    for family in FAMILIES
+    for dtype in ("float32", "bfloat16")
+]
 NUM_ANSWERED, BLOCKS_EACH = 5, 16
 
 
@@ -114,8 +119,7 @@ def check_same(world, prompts, alone, rng):
 
 @pytest.mark.usefixtures("one_thread_after")
 @pytest.mark.parametrize("threads", [1, pytest.param(2, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "dtype"), WORKERS)
 def test_a_sequence_has_the_same_bits_in_any_company_and_on_any_worker(folders, family, dtype, threads):
     rng = random.Random(1)
     prompts = [[rng.randrange(131) for _ in range(length)] for length in (1, 70, 8, 41)]
@@ -125,6 +129,7 @@ def test_a_sequence_has_the_same_bits_in_any_company_and_on_any_worker(folders, 
         check_same(world, prompts, alone, rng)
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(lengths=st.lists(st.integers(1, 100), min_size=1, max_size=6), seed=st.integers(0, 10**6))
 def test_any_mix_of_prompts_leaves_each_as_it_is_alone(folders, shared_world, lengths, seed):

@@ -33,11 +33,15 @@ SHAPES = {
     "qwen3": {"num_key_value_heads": 4, "head_dim": 32, "tie_word_embeddings": True},
 }
 WINDOWED = [
-    ("mistral", {"sliding_window": 16}),
+    pytest.param("mistral", {"sliding_window": 16}, marks=pytest.mark.slow),
     ("mistral", {"sliding_window": 13}),
-    ("mistral", {"sliding_window": 2}),
+    pytest.param("mistral", {"sliding_window": 2}, marks=pytest.mark.slow),
     ("qwen2", {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 1}),
-    ("qwen3", {"use_sliding_window": True, "sliding_window": 11, "max_window_layers": 0}),
+    pytest.param(
+        "qwen3",
+        {"use_sliding_window": True, "sliding_window": 11, "max_window_layers": 0},
+        marks=pytest.mark.slow,
+    ),
     (
         "qwen3",
         {
@@ -53,6 +57,11 @@ PLAIN = [
     ("qwen3", {"tie_word_embeddings": False, "attention_bias": True, "head_dim": 20}),
     ("llama", {"attention_bias": True, "tie_word_embeddings": True}),
     ("llama", {"mlp_bias": True, "num_key_value_heads": 4}),
+]
+ROPE_PAIRS = [  # each family and each rope once; the other pairs are slow
+    pytest.param(model_type, rope, marks=() if number % len(SHAPES) == family else pytest.mark.slow)
+    for family, model_type in enumerate(SHAPES)
+    for number, rope in enumerate(ROPES)
 ]
 
 
@@ -75,8 +84,7 @@ def assert_logits_close(folder, ids: list[int], chunk: int = 7) -> None:
     torch.testing.assert_close(compute_logits(folder, ids, chunk), wanted, atol=5e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("rope", ROPES)
-@pytest.mark.parametrize("model_type", SHAPES)
+@pytest.mark.parametrize(("model_type", "rope"), ROPE_PAIRS)
 def test_every_rope_type_of_every_family_continues_past_the_original_length(tmp_path, load_driver, model_type, rope):
     folder = save_family(tmp_path, model_type, rope_parameters=dict(ROPES[rope]), **SHAPES[model_type])
     assert_greedy_equal(folder, load_driver, prompt(50), 48)

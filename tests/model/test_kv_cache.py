@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from twinpool.core.errors import SpecError
+from twinpool.model.host_pool import map_pool
 from twinpool.model.kv_cache import TorchKVCache, count_blocks
 from twinpool.model.kv_layout import KVLayout
 
@@ -86,6 +87,18 @@ def test_a_pool_made_by_one_thread_is_written_by_another_even_after_inference():
     assert np.array_equal(out, data)
 
 
+def test_a_shared_pool_holds_what_a_plain_one_does():
+    plain, shared = filled(), TorchKVCache(layout(), 11, shared=True)
+    shared.tensor.copy_(plain.tensor)
+    assert plain.shared is None
+    assert shared.shared.blocks.shape == (11, 5, layout().block_layer_bytes)
+    assert np.array_equal(map_pool(shared.shared.fd), plain.tensor.view(torch.uint8).flatten().numpy())
+    data = np.full(layout().block_bytes, 7, dtype=np.uint8)
+    shared.scatter(0, 5, np.array([2]), data)
+    assert (shared.shared.blocks[2] == 7).all()
+    assert torch.equal(shared.tensor[3:], plain.tensor[3:])
+
+
 def test_blocks_are_counted_by_whole_ones():
     size = layout().block_bytes
     assert [count_blocks(layout(), size * 3 + extra) for extra in (-1, 0, 1)] == [2, 3, 3]
@@ -96,6 +109,11 @@ def test_blocks_are_counted_by_whole_ones():
 def test_memory_that_cannot_be_had_is_refused_by_name():
     with pytest.raises(SpecError, match=r"kv\.memory: cannot allocate \d+ bytes on cpu"):
         TorchKVCache(layout(), 2**46)
+
+
+def test_shared_memory_that_cannot_be_had_is_refused_by_name():
+    with pytest.raises(SpecError, match=r"kv\.memory: cannot allocate \d+ bytes"):
+        TorchKVCache(layout(), 2**46, shared=True)
 
 
 @pytest.mark.parametrize("memory", [100_000, 99_999, 65_536, 1_000_001])

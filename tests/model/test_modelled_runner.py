@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from twinpool.core.errors import SpecError
 from twinpool.core.sampling import SamplingParams
 from twinpool.model.batch import Batch, Runner, SampleRow
+from twinpool.model.host_pool import map_pool
 from twinpool.model.modelled_kv import oracle_tokens
 from twinpool.model.modelled_runner import ModelledRunner, load_modelled
 from twinpool.model.modelled_shape import ModelledShape, StepLatency
@@ -187,6 +188,22 @@ def test_rows_may_be_sampled_often_or_not_at_all() -> None:
 def test_memory_for_less_than_a_block_is_refused() -> None:
     with pytest.raises(SpecError, match="modelled:instant: 100 bytes of KV memory hold no block of 1024 bytes"):
         load_modelled("modelled:instant", max_model_len=64, kv_bytes=100, block_tokens=16)
+
+
+def test_memory_that_cannot_be_had_is_refused() -> None:
+    for shared_kv in (False, True):
+        with pytest.raises(SpecError, match=r"kv\.memory"):
+            load_modelled("modelled:instant", max_model_len=64, kv_bytes=1 << 50, block_tokens=16, shared_kv=shared_kv)
+
+
+def test_kv_that_is_shared_is_the_runners_own() -> None:
+    runner = load_modelled("modelled:instant", max_model_len=64, kv_bytes=1 << 20, block_tokens=16, shared_kv=True)
+    layout, shared = runner.cache.layout, runner.cache.shared
+    assert shared is not None
+    runner.cache.scatter(0, layout.num_layers, np.array([3]), np.full(layout.block_bytes, 9, np.uint8))
+    seen = map_pool(shared.fd).reshape(shared.blocks.shape)
+    assert (seen[3] == 9).all()
+    assert not np.delete(seen, 3, axis=0).any()
 
 
 def test_torch_is_not_imported() -> None:

@@ -112,9 +112,12 @@ def test_min_p_comes_after_the_temperature():
     assert set(draws(logits, replace(DRAWN, temperature=0.25, min_p=0.3), 2000).tolist()) == {1, 3}  # (3/4) ** 4 = 0.32
 
 
-@pytest.mark.parametrize(
-    "filters", [{"top_k": 5}, {"top_p": 0.8}, {"min_p": 0.2}, {"top_k": 6, "top_p": 0.9, "min_p": 0.05}]
-)
+ONE_FILTER = [
+    pytest.param(filters, marks=pytest.mark.slow) for filters in ({"top_k": 5}, {"top_p": 0.8}, {"min_p": 0.2})
+]
+
+
+@pytest.mark.parametrize("filters", [*ONE_FILTER, {"top_k": 6, "top_p": 0.9, "min_p": 0.05}])
 def test_what_the_filters_leave_is_drawn_by_its_renormalised_probability(filters):
     logits, count = torch.randn(12, generator=torch.Generator().manual_seed(8)), 20_000
     sampling = replace(DRAWN, temperature=0.9, logit_bias=((3, 1.0), (9, -0.5)), **filters)

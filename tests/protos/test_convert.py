@@ -35,6 +35,8 @@ requests = st.builds(
     priority=st.integers(-(2**31), 2**31 - 1),
     age_s=st.floats(0, 1_000),
     tenant_salt=st.text(st.characters(codec="utf-8")),
+    choice=st.integers(0, 2**32 - 1),
+    lossless_kv=st.booleans(),
 )
 
 

@@ -42,7 +42,7 @@ class AttachHello(_message.Message):
     def __init__(self, gateway_id: _Optional[str] = ...) -> None: ...
 
 class RequestSpec(_message.Message):
-    __slots__ = ("request_id", "epoch", "token_ids", "num_prompt_tokens", "sampling", "goal", "priority", "age_s", "tenant_salt", "choice")
+    __slots__ = ("request_id", "epoch", "token_ids", "num_prompt_tokens", "sampling", "goal", "priority", "age_s", "tenant_salt", "choice", "lossless_kv")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
@@ -53,6 +53,7 @@ class RequestSpec(_message.Message):
     AGE_S_FIELD_NUMBER: _ClassVar[int]
     TENANT_SALT_FIELD_NUMBER: _ClassVar[int]
     CHOICE_FIELD_NUMBER: _ClassVar[int]
+    LOSSLESS_KV_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     epoch: int
     token_ids: _containers.RepeatedScalarFieldContainer[int]
@@ -63,7 +64,8 @@ class RequestSpec(_message.Message):
     age_s: float
     tenant_salt: str
     choice: int
-    def __init__(self, request_id: _Optional[str] = ..., epoch: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., num_prompt_tokens: _Optional[int] = ..., sampling: _Optional[_Union[_generation_pb2.SamplingParams, _Mapping]] = ..., goal: _Optional[_Union[_generation_pb2.Goal, _Mapping]] = ..., priority: _Optional[int] = ..., age_s: _Optional[float] = ..., tenant_salt: _Optional[str] = ..., choice: _Optional[int] = ...) -> None: ...
+    lossless_kv: bool
+    def __init__(self, request_id: _Optional[str] = ..., epoch: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., num_prompt_tokens: _Optional[int] = ..., sampling: _Optional[_Union[_generation_pb2.SamplingParams, _Mapping]] = ..., goal: _Optional[_Union[_generation_pb2.Goal, _Mapping]] = ..., priority: _Optional[int] = ..., age_s: _Optional[float] = ..., tenant_salt: _Optional[str] = ..., choice: _Optional[int] = ..., lossless_kv: _Optional[bool] = ...) -> None: ...
 
 class PrefillOrder(_message.Message):
     __slots__ = ("request", "target", "expects_parked")
@@ -222,7 +224,7 @@ class WorkerView(_message.Message):
     def __init__(self, version: _Optional[int] = ..., free_blocks: _Optional[int] = ..., running: _Optional[int] = ..., context_tokens: _Optional[int] = ..., waiting_prefills: _Optional[int] = ..., waiting_prefill_tokens: _Optional[int] = ..., reservations: _Optional[int] = ..., reserved_blocks: _Optional[int] = ..., parked_blocks: _Optional[int] = ..., peak_blocks: _Optional[int] = ..., cause: _Optional[str] = ..., preempted: _Optional[int] = ...) -> None: ...
 
 class PeerMessage(_message.Message):
-    __slots__ = ("hello", "open_link", "link_ready", "link_closed", "started", "grant", "next", "seal", "committed", "abort", "stopped", "heartbeat")
+    __slots__ = ("hello", "open_link", "link_ready", "link_closed", "started", "grant", "next", "seal", "committed", "abort", "stopped", "heartbeat", "link_unused")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     OPEN_LINK_FIELD_NUMBER: _ClassVar[int]
     LINK_READY_FIELD_NUMBER: _ClassVar[int]
@@ -235,6 +237,7 @@ class PeerMessage(_message.Message):
     ABORT_FIELD_NUMBER: _ClassVar[int]
     STOPPED_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
+    LINK_UNUSED_FIELD_NUMBER: _ClassVar[int]
     hello: PairHello
     open_link: OpenLink
     link_ready: LinkReady
@@ -247,17 +250,22 @@ class PeerMessage(_message.Message):
     abort: Abort
     stopped: Stopped
     heartbeat: Heartbeat
-    def __init__(self, hello: _Optional[_Union[PairHello, _Mapping]] = ..., open_link: _Optional[_Union[OpenLink, _Mapping]] = ..., link_ready: _Optional[_Union[LinkReady, _Mapping]] = ..., link_closed: _Optional[_Union[LinkClosed, _Mapping]] = ..., started: _Optional[_Union[Started, _Mapping]] = ..., grant: _Optional[_Union[Grant, _Mapping]] = ..., next: _Optional[_Union[Next, _Mapping]] = ..., seal: _Optional[_Union[Seal, _Mapping]] = ..., committed: _Optional[_Union[Committed, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., stopped: _Optional[_Union[Stopped, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ...) -> None: ...
+    link_unused: LinkUnused
+    def __init__(self, hello: _Optional[_Union[PairHello, _Mapping]] = ..., open_link: _Optional[_Union[OpenLink, _Mapping]] = ..., link_ready: _Optional[_Union[LinkReady, _Mapping]] = ..., link_closed: _Optional[_Union[LinkClosed, _Mapping]] = ..., started: _Optional[_Union[Started, _Mapping]] = ..., grant: _Optional[_Union[Grant, _Mapping]] = ..., next: _Optional[_Union[Next, _Mapping]] = ..., seal: _Optional[_Union[Seal, _Mapping]] = ..., committed: _Optional[_Union[Committed, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., stopped: _Optional[_Union[Stopped, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., link_unused: _Optional[_Union[LinkUnused, _Mapping]] = ...) -> None: ...
 
 class PairHello(_message.Message):
-    __slots__ = ("address", "layout_hash", "layout")
+    __slots__ = ("address", "layout_hash", "layout", "link_kinds", "host")
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     LAYOUT_HASH_FIELD_NUMBER: _ClassVar[int]
     LAYOUT_FIELD_NUMBER: _ClassVar[int]
+    LINK_KINDS_FIELD_NUMBER: _ClassVar[int]
+    HOST_FIELD_NUMBER: _ClassVar[int]
     address: WorkerAddress
     layout_hash: str
     layout: str
-    def __init__(self, address: _Optional[_Union[WorkerAddress, _Mapping]] = ..., layout_hash: _Optional[str] = ..., layout: _Optional[str] = ...) -> None: ...
+    link_kinds: _containers.RepeatedScalarFieldContainer[str]
+    host: str
+    def __init__(self, address: _Optional[_Union[WorkerAddress, _Mapping]] = ..., layout_hash: _Optional[str] = ..., layout: _Optional[str] = ..., link_kinds: _Optional[_Iterable[str]] = ..., host: _Optional[str] = ...) -> None: ...
 
 class OpenLink(_message.Message):
     __slots__ = ("link_epoch", "kind")
@@ -289,15 +297,23 @@ class LinkClosed(_message.Message):
     reason: str
     def __init__(self, link_epoch: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
 
+class LinkUnused(_message.Message):
+    __slots__ = ("link_epoch",)
+    LINK_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    link_epoch: int
+    def __init__(self, link_epoch: _Optional[int] = ...) -> None: ...
+
 class Started(_message.Message):
-    __slots__ = ("request_id", "epoch", "num_tokens")
+    __slots__ = ("request_id", "epoch", "num_tokens", "codec")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     NUM_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    CODEC_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     epoch: int
     num_tokens: int
-    def __init__(self, request_id: _Optional[str] = ..., epoch: _Optional[int] = ..., num_tokens: _Optional[int] = ...) -> None: ...
+    codec: str
+    def __init__(self, request_id: _Optional[str] = ..., epoch: _Optional[int] = ..., num_tokens: _Optional[int] = ..., codec: _Optional[str] = ...) -> None: ...
 
 class Grant(_message.Message):
     __slots__ = ("request_id", "epoch", "skip_blocks", "window")
@@ -312,7 +328,7 @@ class Grant(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., epoch: _Optional[int] = ..., skip_blocks: _Optional[int] = ..., window: _Optional[int] = ...) -> None: ...
 
 class Next(_message.Message):
-    __slots__ = ("request_id", "epoch", "seq", "first_layer", "end_layer", "first_block", "end_block")
+    __slots__ = ("request_id", "epoch", "seq", "first_layer", "end_layer", "first_block", "end_block", "codec", "num_tokens")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     SEQ_FIELD_NUMBER: _ClassVar[int]
@@ -320,6 +336,8 @@ class Next(_message.Message):
     END_LAYER_FIELD_NUMBER: _ClassVar[int]
     FIRST_BLOCK_FIELD_NUMBER: _ClassVar[int]
     END_BLOCK_FIELD_NUMBER: _ClassVar[int]
+    CODEC_FIELD_NUMBER: _ClassVar[int]
+    NUM_TOKENS_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     epoch: int
     seq: int
@@ -327,7 +345,9 @@ class Next(_message.Message):
     end_layer: int
     first_block: int
     end_block: int
-    def __init__(self, request_id: _Optional[str] = ..., epoch: _Optional[int] = ..., seq: _Optional[int] = ..., first_layer: _Optional[int] = ..., end_layer: _Optional[int] = ..., first_block: _Optional[int] = ..., end_block: _Optional[int] = ...) -> None: ...
+    codec: str
+    num_tokens: int
+    def __init__(self, request_id: _Optional[str] = ..., epoch: _Optional[int] = ..., seq: _Optional[int] = ..., first_layer: _Optional[int] = ..., end_layer: _Optional[int] = ..., first_block: _Optional[int] = ..., end_block: _Optional[int] = ..., codec: _Optional[str] = ..., num_tokens: _Optional[int] = ...) -> None: ...
 
 class Seal(_message.Message):
     __slots__ = ("request_id", "epoch", "num_tokens", "num_groups", "first_token", "since_computed_s", "wire_s", "exposed_s", "kv_bytes")

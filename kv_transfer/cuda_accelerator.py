@@ -1,0 +1,117 @@
+"""A CUDA device, as NCCL links use it (see Accelerator): its identity, its streams and memory, and its groups.
+
+The one file of the links that needs a GPU to run. Knows no link.
+"""
+
+import importlib
+import math
+import os
+from collections.abc import Callable, MutableMapping
+from contextlib import AbstractContextManager
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+# With any other value torch ends the whole process when a peer is gone, or when ending a group takes long.
+REQUIRED_ENVIRONMENT = {"TORCH_NCCL_ASYNC_ERROR_HANDLING": "2", "TORCH_NCCL_ENABLE_MONITORING": "0"}
+_FORMER_NAMES = {"NCCL_ASYNC_ERROR_HANDLING": "TORCH_NCCL_ASYNC_ERROR_HANDLING"}
+_MAX_CTAS = 8  # of a link's messages, so that the model keeps the GPU
+_WATCHDOG_FACTOR = 3  # torch's deadline over ours, which is to pass first: after its own, messages look completed
+
+
+class CudaAccelerator:
+    """GPU number ``index`` of this process.
+
+    Args:
+        open_timeout_s: for a communicator to be made; torch reads it once in a process.
+
+    Raises:
+        ValueError: there is no such GPU, torch has no NCCL, or the environment has a setting that ends the process
+            when a peer dies. Nothing was changed.
+    """
+
+    def __init__(
+        self, index: int, *, open_timeout_s: float = 10.0, environ: MutableMapping[str, str] = os.environ
+    ) -> None:
+        self._torch: Any = importlib.import_module("torch")
+        self._distributed: Any = importlib.import_module("torch.distributed")
+        if not self._torch.cuda.is_available() or not self._distributed.is_nccl_available():
+            raise ValueError("transfer.link: nccl needs a GPU that torch can use, and a torch built with NCCL")
+        if not 0 <= index < self._torch.cuda.device_count():
+            raise ValueError(f"transfer.link: nccl: there is no GPU {index}")
+        settle_environment(environ, open_timeout_s)
+        self._device = self._torch.device("cuda", index)
+        properties = self._torch.cuda.get_device_properties(self._device)
+        self.identity = f"{properties.name} {properties.uuid}"
+
+    def make_group(self, store: Any, rank: int, chunk_timeout_s: float) -> Any:
+        """See Accelerator. The communicator is made at once, and is the only one of the group."""
+        group = self._new_group(store, rank, chunk_timeout_s)
+        try:
+            group.eager_connect_single_device(self._device)
+        except RuntimeError:
+            group.abort()
+            raise
+        return group
+
+    def make_lane(self) -> "CudaLane":
+        """See Accelerator."""
+        return CudaLane(self._device)
+
+    def _new_group(self, store: Any, rank: int, chunk_timeout_s: float) -> Any:
+        backend = self._distributed.ProcessGroupNCCL
+        options = backend.Options(is_high_priority_stream=False)
+        options._timeout = timedelta(seconds=_WATCHDOG_FACTOR * chunk_timeout_s)
+        options.config.blocking = 0
+        options.config.max_ctas = _MAX_CTAS
+        return backend(store, rank, 2, options)
+
+
+class CudaLane:
+    """A stream of the lowest priority (see Lane)."""
+
+    def __init__(self, device: "torch.device") -> None:
+        self._torch: Any = importlib.import_module("torch")
+        self._device = device
+        self._stream = self._torch.cuda.Stream(device, priority=0)
+
+    def in_order(self) -> AbstractContextManager[object]:
+        """See Lane."""
+        context: AbstractContextManager[object] = self._torch.cuda.stream(self._stream)
+        return context
+
+    def allocate(self, num_bytes: int) -> "torch.Tensor":
+        """See Lane."""
+        memory: torch.Tensor = self._torch.empty(num_bytes, dtype=self._torch.uint8, device=self._device)
+        return memory
+
+    def allocate_host(self, num_bytes: int) -> "torch.Tensor":
+        """See Lane."""
+        memory: torch.Tensor = self._torch.empty(num_bytes, dtype=self._torch.uint8, pin_memory=True)
+        return memory
+
+    def mark(self) -> Callable[[], bool]:
+        """See Lane."""
+        event = self._torch.cuda.Event()
+        event.record(self._stream)
+        query: Callable[[], bool] = event.query
+        return query
+
+
+def settle_environment(environ: MutableMapping[str, str], open_timeout_s: float) -> None:
+    """Set what torch reads when it makes a group; all of it, or nothing.
+
+    Raises:
+        ValueError: a variable is set to what would end the process when a peer dies.
+    """
+    for name, value in environ.items():
+        required = REQUIRED_ENVIRONMENT.get(_FORMER_NAMES.get(name, name))
+        if required is not None and value != required:
+            raise ValueError(
+                f"transfer.link: nccl needs {name}={required}, not {value}: torch would end the worker with its peer"
+            )
+    environ.update(REQUIRED_ENVIRONMENT)
+    environ.setdefault("TORCH_NCCL_NONBLOCKING_TIMEOUT", str(math.ceil(open_timeout_s)))
+    environ.setdefault("TORCH_NCCL_SHOW_EAGER_INIT_P2P_SERIALIZATION_WARNING", "0")  # one message at a time is meant

@@ -1,0 +1,141 @@
+"""The kinds of link that the conformance suite runs over; a new kind is one more entry of ``KINDS``."""
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from twinpool.kv_transfer import shm_sender
+from twinpool.kv_transfer.gloo import GlooLinks
+from twinpool.kv_transfer.group_links import GroupLinks
+from twinpool.kv_transfer.header import Bytes
+from twinpool.kv_transfer.link import Links
+from twinpool.kv_transfer.link_thread import Wait, Wire
+from twinpool.kv_transfer.memory import MemoryLinks
+from twinpool.kv_transfer.memory_network import Fault, MemoryNetwork
+from twinpool.kv_transfer.nccl import NcclLinks
+from twinpool.kv_transfer.shm import ShmLinks
+
+from .fakes import NumpyCache
+from .strict_group import StrictAccelerator
+
+CHUNK_BYTES = 2 * 3 * 512 + 100  # two blocks of fakes.LAYOUT, and not three
+
+
+@dataclass
+class Setting:
+    """What one worker's links are made for."""
+
+    index: int = 0  # of the worker: 0 the source, 1 the target
+    open_timeout_s: float = 20.0
+    chunk_timeout_s: float = 20.0
+    network: MemoryNetwork = field(default_factory=MemoryNetwork)  # between workers of one process
+
+
+@dataclass(frozen=True)
+class LinkKind:
+    """One kind of link, and what is true of it alone."""
+
+    make: Callable[[NumpyCache, Setting], Links]
+    damage: Callable[[Links, Setting, str], None]  # the "header" or the "data" of what the next link sends first
+    has_processes: bool = True
+    shares_memory: bool = False
+    writes_before_digest: bool = False  # what failed its digest lies in the blocks that were named for it, only there
+    long_message_kills: bool = False  # the receiving process
+
+
+def make_memory(cache: NumpyCache, setting: Setting) -> Links:
+    setting.network.timeout_s = min(setting.open_timeout_s, setting.chunk_timeout_s)
+    return MemoryLinks(setting.network, cache)
+
+
+def make_gloo(cache: NumpyCache, setting: Setting) -> Links:
+    return GlooLinks(cache, "127.0.0.1", **timeouts(setting))
+
+
+def make_shm(cache: NumpyCache, setting: Setting) -> Links:
+    return ShmLinks(cache, **timeouts(setting))
+
+
+def make_strict_nccl(cache: NumpyCache, setting: Setting) -> Links:
+    return NcclLinks(cache, "127.0.0.1", StrictAccelerator(f"GPU {setting.index}"), **timeouts(setting))
+
+
+def make_nccl(cache: NumpyCache, setting: Setting) -> Links:
+    from twinpool.kv_transfer.cuda_accelerator import CudaAccelerator
+
+    return NcclLinks(cache, "127.0.0.1", CudaAccelerator(setting.index), **timeouts(setting))
+
+
+def timeouts(setting: Setting) -> dict[str, Any]:
+    return {
+        "open_timeout_s": setting.open_timeout_s,
+        "chunk_timeout_s": setting.chunk_timeout_s,
+        "chunk_bytes": CHUNK_BYTES,
+    }
+
+
+@dataclass
+class DamagingWire:
+    """A wire that flips one bit of the first thing that it sends."""
+
+    wire: Wire
+    part: str
+
+    def send(self, chunk: int, header: Bytes, data: Bytes) -> Wait:
+        if self.part:
+            {"header": header, "data": data}[self.part][20] ^= 1
+            self.part = ""
+        return self.wire.send(chunk, header, data)
+
+    def receive(self, chunk: int, header: Bytes, data: Bytes) -> Wait:
+        return self.wire.receive(chunk, header, data)
+
+    def close(self) -> None:
+        self.wire.close()
+
+
+def damage_wire(links: Links, setting: Setting, part: str) -> None:
+    assert isinstance(links, GroupLinks)
+    connect = links._connect
+
+    def connect_damaged(store: Any, rank: int, closing: threading.Event) -> Wire:
+        return DamagingWire(connect(store, rank, closing), part)
+
+    links._connect = connect_damaged  # type: ignore[method-assign]
+
+
+def damage_network(links: Links, setting: Setting, part: str) -> None:
+    setting.network.inject({"header": Fault.MISLABEL, "data": Fault.CORRUPT}[part])
+
+
+def damage_shm(links: Links, setting: Setting, part: str) -> None:
+    """A wrong digest stands for wrong data: what was digested and what is copied are the same memory."""
+    name = {"header": "pack_header", "data": "digest_blocks"}[part]
+    whole = getattr(shm_sender, name)
+
+    def damaged(*arguments: Any) -> Any:
+        setattr(shm_sender, name, whole)
+        if part == "data":
+            return bytes(16)
+        whole(*arguments)
+        arguments[1][20] ^= 1
+        return None
+
+    setattr(shm_sender, name, damaged)
+
+
+over_group = partial(LinkKind, damage=damage_wire)
+
+KINDS: Mapping[str, LinkKind] = {
+    "memory": LinkKind(make_memory, damage_network, has_processes=False),
+    "gloo": over_group(make_gloo, long_message_kills=True),
+    "shm": LinkKind(make_shm, damage_shm, shares_memory=True, writes_before_digest=True),
+    "strict-nccl": over_group(make_strict_nccl),
+}
+DEVICE_KINDS: Mapping[str, LinkKind] = {"nccl": over_group(make_nccl)}  # scripts/gpu_check runs these
+
+
+def find_kind(name: str) -> LinkKind:
+    return {**KINDS, **DEVICE_KINDS}[name]
