@@ -28,6 +28,7 @@ Write = Callable[[pb.GenerateResponse], Awaitable[None]]
 log = logging.getLogger(__name__)
 
 MAX_INLINE_TEXT = 4096  # longer texts are tokenised on a thread, so that streams go on meanwhile
+MAX_INLINE_SCORES = 1024  # so are messages about longer prompts put together
 
 
 class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
@@ -93,7 +94,10 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         while flights.num_open:
             choice, piece = await flights.next_piece()
             answer = answers[choice]
-            response = answer.take(piece)
+            if len(piece.prompt_logprobs) > MAX_INLINE_SCORES:
+                response = await asyncio.to_thread(answer.take, piece)
+            else:
+                response = answer.take(piece)
             if answer.is_over:
                 flights.end(choice)
                 self._dispatcher.finish(call.requests[choice].request_id)  # workers know nothing of stop strings

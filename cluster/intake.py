@@ -20,7 +20,7 @@ from twinpool.protos.twinpool.v1 import generation_pb2 as pb
 MAX_REQUEST_ID = 128
 BYTES_PER_TOKEN_LIMIT = 64  # longer texts than this per token of context are refused before tokenising
 MAX_CALL_TOKENS = 2**20  # of the prompt, counted once for each of the n answers: so much goes out in orders
-MAX_PROMPT_SCORES = 2**19  # alternatives to a prompt's tokens: they come in one message, whose size is bounded
+MAX_PROMPT_SCORES = 2**16  # a prompt's tokens and their alternatives: they come in one message, whose size is bounded
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +107,8 @@ class Intake:
         if sampling.n * num_prompt > MAX_CALL_TOKENS:
             reason = f"{sampling.n} answers to {num_prompt} prompt tokens are over {MAX_CALL_TOKENS} tokens in all"
             raise InvalidRequest("sampling.n", reason)
-        if num_prompt * (sampling.prompt_logprobs or 0) > MAX_PROMPT_SCORES:
-            reason = f"{num_prompt} prompt tokens can have {MAX_PROMPT_SCORES // num_prompt} alternatives each at most"
-            raise InvalidRequest("sampling.prompt_logprobs", reason)
+        if sampling.prompt_logprobs is not None:
+            _check_num_scores(num_prompt, sampling.prompt_logprobs)
         seed = secrets.randbits(64) if sampling.seed is None else sampling.seed
         return replace(sampling, max_tokens=min(sampling.max_tokens, room), seed=seed)
 
@@ -168,6 +167,13 @@ class Intake:
         worst = max(ids, default=0)
         if worst >= self._shape.vocab_size:
             raise InvalidRequest(field, f"{worst} is not below the vocabulary size {self._shape.vocab_size}")
+
+
+def _check_num_scores(num_prompt: int, num_top: int) -> None:
+    num_scores = num_prompt * (1 + num_top)
+    if num_scores > MAX_PROMPT_SCORES:
+        reason = f"{num_prompt} prompt tokens with {num_top} alternatives each are {num_scores} logprobs"
+        raise InvalidRequest("sampling.prompt_logprobs", f"{reason}; at most {MAX_PROMPT_SCORES} are told")
 
 
 def _sibling(request: Request, choice: int) -> Request:

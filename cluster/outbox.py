@@ -1,9 +1,10 @@
 """What a worker has to say to one gateway: one message at a time, however many steps it took to be read.
 
-A gateway that reads slowly gets fewer, larger messages; nothing is dropped and nothing waits for it.
+A gateway that reads slowly gets fewer, larger messages, up to a size; nothing is dropped and nothing waits for it.
 """
 
 import asyncio
+from collections import deque
 
 from twinpool.cluster.engine_events import Load
 from twinpool.core.messages import FailureKind
@@ -11,16 +12,23 @@ from twinpool.model.sequence import Key, Token
 from twinpool.protos.convert import failure_kind_to_proto, finish_reason_to_proto, logprobs_to_proto
 from twinpool.protos.twinpool.v1 import worker_pb2 as pb
 
+MAX_DELTAS = 4096  # of one message: with logprobs about 1 MiB
+
 
 class Outbox:
     """Collects deltas, failures and the newest view until the stream's writer takes them. Control thread only."""
 
     def __init__(self) -> None:
-        self._pending = pb.StepOutput()
+        self._pending = pb.StepOutput()  # the newest message
+        self._full: deque[pb.StepOutput] = deque()  # those before it
         self._has_news = asyncio.Event()
         self.is_replaced = False  # its gateway has called again since: what it says on the old stream is void
 
     def add_token(self, token: Token) -> None:
+        num_deltas = len(self._pending.deltas)
+        if num_deltas == MAX_DELTAS or (num_deltas and token.prompt_logprobs):  # a prompt's may be 1 MiB too
+            self._full.append(self._pending)
+            self._pending = pb.StepOutput()
         self._pending.deltas.append(_delta(token))
         self._has_news.set()
 
@@ -36,8 +44,10 @@ class Outbox:
         self._has_news.set()
 
     async def take(self) -> pb.StepOutput:
-        """Wait until there is something to say, and take all of it."""
+        """Wait until there is something to say, and take all of it that one message may hold."""
         await self._has_news.wait()
+        if self._full:
+            return self._full.popleft()
         self._has_news.clear()
         taken, self._pending = self._pending, pb.StepOutput()
         return taken

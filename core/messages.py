@@ -38,6 +38,7 @@ class FailureKind(StrEnum):
     CORRUPTED = "corrupted"
     PEER_LOST = "peer_lost"
     INTERNAL = "internal"
+    UNANSWERABLE = "unanswerable"  # the model gives no token, as it would on any worker
 
 
 @dataclass(frozen=True, slots=True)

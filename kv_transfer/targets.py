@@ -226,7 +226,7 @@ class Targets:
 
     def _advance(self, target: _Target, event: TargetEvent) -> Sequence[Action]:
         """Let the machine take an event and do what it says, which is returned."""
-        machine, now = target.machine, self._turns.clock()
+        machine, now, was_over = target.machine, self._turns.clock(), target.machine.is_over
         try:
             actions = machine.advance(event, now)
         except (Internal, ValueError) as error:
@@ -235,11 +235,12 @@ class Targets:
             actions = machine.advance(Cancel(str(error)), now)
         for action in actions:
             self._perform(target, action)
-        if machine.is_over:
-            target.block_ids = None
-            target.alarm.set(now + self._limits.announce_s)  # until then it answers late messages
-        else:
+        if not machine.is_over:
             target.alarm.set(machine.next_deadline)
+        elif not was_over:
+            target.block_ids = None
+            target.alarm.cancel()  # its deadlines are void
+            target.alarm.set(now + self._limits.announce_s)  # until then it answers late messages
         return actions
 
     def _perform(self, target: _Target, action: Action) -> None:

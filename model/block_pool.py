@@ -99,6 +99,8 @@ class BlockPool:
 
         Ends at the first block that none does. Takes and touches nothing.
         """
+        if len(chains) == 1:
+            return [0] * self.match(chains[0][: max(limit, 0)])
         found: list[int] = []
         for names in islice(zip(*chains, strict=False), max(limit, 0)):
             best = next((index for index, name in enumerate(names) if name in self._block_of), None)

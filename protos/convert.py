@@ -41,6 +41,7 @@ _FAILURE_TO_PROTO = {
     FailureKind.CORRUPTED: worker_pb2.FAILURE_KIND_CORRUPTED,
     FailureKind.INTERNAL: worker_pb2.FAILURE_KIND_INTERNAL,
     FailureKind.PEER_LOST: worker_pb2.FAILURE_KIND_PEER_LOST,
+    FailureKind.UNANSWERABLE: worker_pb2.FAILURE_KIND_UNANSWERABLE,
 }
 _FAILURE_FROM_PROTO = {number: kind for kind, number in _FAILURE_TO_PROTO.items()}
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import NamedTuple, assert_never
 
-from twinpool.core.errors import AttemptsExhausted, Corrupted, TwinpoolError
+from twinpool.core.errors import AttemptsExhausted, Corrupted, Internal, TwinpoolError
 from twinpool.core.messages import FailureKind, FinishReason, Request
 from twinpool.router.recovery import Decision, GiveUp, Retarget, Retry, culprits_of
 from twinpool.router.route import Route
@@ -221,6 +221,8 @@ class Ledger:
         match kind:
             case FailureKind.PREEMPTED:
                 return None
+            case FailureKind.UNANSWERABLE:
+                return Internal(reason)
             case FailureKind.CORRUPTED:
                 entry.corruptions += 1
                 return (

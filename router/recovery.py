@@ -54,7 +54,7 @@ Decision = Retry | Retarget | GiveUp
 def culprits_of(route: Route, kind: FailureKind, from_worker: str) -> frozenset[str]:
     """Whom the next attempt should rather avoid."""
     match kind:
-        case FailureKind.PREEMPTED:
+        case FailureKind.PREEMPTED | FailureKind.UNANSWERABLE:
             return frozenset()
         case FailureKind.TRANSFER_FAILED | FailureKind.PEER_LOST:
             return frozenset(route.workers) - {from_worker}

@@ -49,7 +49,17 @@ def attached(where: Where, output: Path, folder: StateFolder, stop: StopSignals)
     elif where.address is not None:
         yield [where.address]
     else:
-        yield list(folder.find(where.cluster).grpc)
+        yield _gateways(where.cluster, folder)
+
+
+def _gateways(name: str | None, folder: StateFolder) -> list[str]:
+    try:
+        return list(folder.find(name).grpc)
+    except SpecError as error:
+        if name is None:
+            raise SpecError(f"{error}; --cluster FILE brings one up for the batch") from None
+        hint = f"; for the file of that name, write ./{name}" if Path(name).exists() else ""
+        raise SpecError(f"{error}{hint}") from None
 
 
 @contextmanager

@@ -45,6 +45,8 @@ def _perform(
     run: BatchRun, tally: Tally, where: Where, output_path: Path, folder: StateFolder, stop: StopSignals
 ) -> None:
     """Run, and note in the tally why it ended before its time; what bad input is, is raised."""
+    if where.spec_path is not None:  # large models load for minutes
+        sys.stderr.write(f"bringing up {where.spec_path} for this batch\n")
     try:
         with attached(where, output_path, folder, stop) as addresses:
             tally.started_at = time.monotonic()

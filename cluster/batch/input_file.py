@@ -8,7 +8,7 @@ from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from twinpool.cluster.batch.line import MAX_LINE_BYTES, Key, Line, read_key, read_line
+from twinpool.cluster.batch.line import MAX_LINE_BYTES, Key, Line, Problem, read_key, read_line
 from twinpool.core.errors import SpecError
 
 MAX_DUPLICATES_TOLD = 20
@@ -34,7 +34,7 @@ def scan_input(path: Path) -> BatchInput:
     """Look through a batch's input.
 
     Raises:
-        SpecError: it cannot be read, has no line, or has a custom_id twice: each with its lines' numbers.
+        SpecError: it cannot be read, has no line with a custom_id, or has one twice: each with its lines' numbers.
     """
     keys: dict[Key, int] = {}
     duplicates = []
@@ -55,7 +55,14 @@ def scan_input(path: Path) -> BatchInput:
         raise SpecError("\n".join(duplicates))
     if not keys:
         raise SpecError(f"{path}: has no requests")
+    if not any(isinstance(key, str) for key in keys):
+        raise SpecError(f"{path}: has no requests: {_first_problem(path, status.st_size)}")
     return BatchInput(path, keys, status.st_size)
+
+
+def _first_problem(path: Path, num_bytes: int) -> str:
+    problems = (read_line(number, raw).content for number, raw in _read(path, num_bytes))
+    return next((problem.message for problem in problems if isinstance(problem, Problem)), "it was changed")
 
 
 def _read(path: Path, num_bytes: int) -> Iterator[tuple[int, bytes]]:

@@ -86,11 +86,11 @@ def _fields(number: int, raw: bytes) -> dict[str, Any] | Problem:
     if len(raw) > MAX_LINE_BYTES:
         return Problem("invalid_json", f"line {number} is longer than {MAX_LINE_BYTES} bytes")
     try:
-        fields = json.loads(raw.decode(), parse_constant=_refuse_constant)
+        fields = json.loads(raw.decode("utf-8-sig"), parse_constant=_refuse_constant)  # some editors begin with a BOM
     except RecursionError:
         return Problem("invalid_json", f"line {number} is nested too deeply")
-    except ValueError as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
-        return Problem("invalid_json", f"line {number} is no JSON: {error}")
+    except ValueError as error:
+        return Problem("invalid_json", f"line {number} is no JSON: {why_no_json(error)}")
     if not isinstance(fields, dict):
         return Problem("invalid_json", f"line {number} is no JSON object, but {shown(fields)}")
     if "custom_id" not in fields:
@@ -100,6 +100,16 @@ def _fields(number: int, raw: bytes) -> dict[str, Any] | Problem:
         what = f"line {number} has the custom_id {shown(custom_id)}, which must be text"
         return Problem("invalid_custom_id", what, "custom_id")
     return fields
+
+
+def why_no_json(error: ValueError) -> str:
+    """What Python's reader found, without its count of lines, of which there is one."""
+    match error:
+        case json.JSONDecodeError():
+            return f"{error.msg} at character {error.colno}"
+        case UnicodeDecodeError():
+            return f"byte {error.start + 1} is no UTF-8"
+    return str(error).partition(";")[0]  # and without the advice on Python's limits
 
 
 def _ask(fields: dict[str, Any]) -> Ask:

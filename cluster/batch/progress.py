@@ -26,7 +26,7 @@ async def show_progress(tally: Tally, stream: IO[str], every_s: float = LINE_EVE
 
 
 async def _show_bar(tally: Tally, stream: IO[str]) -> None:
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}", markup=False), TimeRemainingColumn())
     with Progress(*columns, console=Console(file=stream)) as progress:
         task = progress.add_task("", total=tally.total, completed=tally.done)
 

@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from twinpool.cluster.batch.line import Key, Line, Problem
+from twinpool.cluster.batch.line import Key, Line, Problem, why_no_json
 from twinpool.cluster.json_text import json_text
 from twinpool.core.limits import shown
 
@@ -49,7 +49,7 @@ def read_record(raw: bytes) -> Record:
     except RecursionError:
         raise ValueError("is nested too deeply") from None
     except ValueError as error:
-        raise ValueError(f"is no JSON: {error}") from None
+        raise ValueError(f"is no JSON: {why_no_json(error)}") from None
     if not isinstance(fields, dict) or not {"custom_id", "response", "error"} <= set(fields):
         raise ValueError(f"is no answer of a batch, but {shown(fields)}")
     problem = fields["error"]

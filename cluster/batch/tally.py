@@ -85,6 +85,8 @@ def as_summary(tally: Tally, now: float) -> str:
         f"{tally.prompt_tokens} prompt tokens and {tally.completion_tokens} generated in {wall_s:.1f} s, "
         f"{tally.tokens_per_s(now):.0f} generated tokens/s",
     ]
+    if tally.failed:
+        lines.append("why requests failed is in the output, under error; delete such a line to have it tried again")
     if tally.stopped:
         lines.append(f"ended early: {tally.stopped}")
     told = list(tally.unfinished.items())[:MAX_UNFINISHED_TOLD]

@@ -29,7 +29,7 @@ Values = dict[str, Any]
 COLUMNS = (
     *("link", "codec", "digest", "streaming", "limiter", "bytes", "gb_per_s", "raw_gb_per_s", "fraction_of_raw"),
     *("fraction_spread.min", "fraction_spread.max", "handover_ms_p50", "beyond_wire_ms_p50", "hidden_share"),
-    *("digest_ratio", "descriptors.groups", "descriptors.chunks"),
+    "digest_ratio",
 )
 CROSSOVER_COLUMNS = ("ratio_to_raw_codec", "pays_below_gb_per_s")
 PRODUCED_SHARE = 0.5  # of the raw bandwidth: what a modelled prefill produces when no rate is given

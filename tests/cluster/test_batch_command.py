@@ -104,13 +104,15 @@ async def test_bad_input_ends_with_2_and_a_line_for_each_problem(tmp_path: Path)
     [
         (["--cluster", "no-such"], "no cluster named 'no-such' is up here"),
         (["--cluster", "no/such.yaml"], "no/such.yaml: no such file"),
-        ([], "no cluster is up here"),
+        ([], "no cluster is up here; `twinpool up FILE` starts one; --cluster FILE brings one up for the batch"),
+        (["--cluster", "in"], "no cluster named 'in' is up here; for the file of that name, write ./in"),
     ],
 )
 def test_clusters_that_are_not_there_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], said: str
 ) -> None:
     monkeypatch.setenv("TWINPOOL_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.chdir(tmp_path)
     put(tmp_path, [completion("a")])
     refused = CliRunner().invoke(app, ["run", str(tmp_path / "in"), str(tmp_path / "out"), *options])
     assert isinstance(refused.exception, SpecError)
@@ -129,4 +131,5 @@ async def test_an_unreachable_cluster_ends_with_1_and_says_how_far_it_got(tmp_pa
     code, stdout, _ = await Command(tmp_path).run("--address", f"127.0.0.1:{free_port}", "--patience-s", "0.2")
     assert code == 1
     assert "1 of 2 requests answered; 1 failed" in stdout
+    assert "why requests failed is in the output" in stdout
     assert "ended early: the cluster took no request for 0.2 s" in stdout

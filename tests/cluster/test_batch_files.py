@@ -41,6 +41,24 @@ def test_a_line_that_is_no_object_is_known_by_its_number(bad: bytes) -> None:
     assert line.content.message.startswith("line 7 ")
 
 
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        (b"{'a': 1}", "line 7 is no JSON: Expecting property name enclosed in double quotes at character 2"),
+        (b'{"a": "\xff"}', "line 7 is no JSON: byte 8 is no UTF-8"),
+        (b'{"a": NaN}', "line 7 is no JSON: NaN is no JSON number"),
+    ],
+)
+def test_where_a_line_stops_to_be_json_is_told_within_that_line(bad: bytes, said: str) -> None:
+    content = read_line(7, bad).content
+    assert isinstance(content, Problem)
+    assert content.message == said
+
+
+def test_a_byte_order_mark_is_no_problem() -> None:
+    assert read_line(1, b"\xef\xbb\xbf" + raw(completion("a"))).key == "a"
+
+
 @pytest.mark.parametrize("custom_id", [5, "", None, ["a"], True])
 def test_a_custom_id_that_is_no_text_is_told_with_its_line(custom_id: object) -> None:
     line = read_line(7, raw(completion("a") | {"custom_id": custom_id}))
@@ -151,6 +169,13 @@ def test_inputs_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
             scan_input(tmp_path / name)
     with pytest.raises(SpecError, match="no regular file"):
         scan_input(Path("/dev/null"))
+
+
+def test_a_file_of_another_kind_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "in", ["prompt,tokens", "hello,5"])
+    with pytest.raises(SpecError) as refused:
+        scan_input(path)
+    assert str(refused.value) == f"{path}: has no requests: line 1 is no JSON: Expecting value at character 1"
 
 
 def test_the_output_is_never_the_input(tmp_path: Path) -> None:

@@ -111,6 +111,26 @@ def test_kv_bytes_are_those_on_the_wire_and_say_who_was_given_what() -> None:
     asyncio.run(scenario())
 
 
+def test_auto_stays_raw_between_workers_that_share_memory() -> None:
+    prompts = make_prompts()
+    expected = raw_answers(prompts)
+
+    async def scenario() -> None:
+        async with running(make_plan(1, 1, worker=WORKER | {"codec": "auto"})) as cluster:
+            worker = cluster.workers["prefill-0"]
+            assert worker.hello().link == "auto: shm on this host, gloo elsewhere, codec auto"
+            assert await answers(cluster, prompts) == expected
+            assert await answers(cluster, [prompt[::-1] for prompt in prompts]) != expected  # rates are known now
+            assert {link.kind for link in worker._endpoint.stats().links} == {"shm"}
+            for prompt in prompts:
+                ours, theirs = (cached_kv(worker, prompt, CodecName.RAW) for worker in cluster.workers.values())
+                assert np.array_equal(ours, theirs)
+                assert len(ours) == NUM_TOKENS // BLOCK_TOKENS
+            await cluster.assert_idle()
+
+    asyncio.run(scenario())
+
+
 def test_a_worker_whose_kv_the_codec_does_not_take_does_not_start() -> None:
     async def scenario() -> None:
         config = WorkerConfig("decode-0", Role.DECODE, "modelled:instant", 64, 1 << 20, 8, codec="int8")

@@ -70,10 +70,11 @@ def test_answers_to_a_long_prompt_are_limited_together(monkeypatch: pytest.Monke
 
 def test_a_scored_prompt_fits_into_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("twinpool.cluster.intake.MAX_PROMPT_SCORES", 1000)
-    refused = refusal(token_ids={"ids": [1] * 101}, sampling={"prompt_logprobs": 10})
-    assert (refused.field, "9 alternatives" in refused.reason) == ("sampling.prompt_logprobs", True)
-    accept(token_ids={"ids": [1] * 100}, sampling={"prompt_logprobs": 10})
+    refused = refusal(token_ids={"ids": [1] * 101}, sampling={"prompt_logprobs": 9})
+    assert (refused.field, "1010 logprobs" in refused.reason) == ("sampling.prompt_logprobs", True)
+    accept(token_ids={"ids": [1] * 100}, sampling={"prompt_logprobs": 9})
     accept(token_ids={"ids": [1] * 500}, sampling={"prompt_logprobs": 0})
+    accept(token_ids={"ids": [1] * 500})
 
 
 def test_another_model_is_not_found() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from tests.cluster.dispatch_world import LONG, ONE_PAIR, World
 from twinpool.core.errors import InvalidRequest, Overloaded
-from twinpool.router import placement
+from twinpool.router import placement, pricing
 
 LEAVE: dict[str, Callable[[World], object]] = {
     "its client leaves": lambda world: world.dispatcher.finish("big0"),
@@ -62,7 +62,7 @@ def test_a_request_over_which_placing_breaks_fails_alone(monkeypatch: pytest.Mon
     world = World(has_workers=False)
     world.submit("broken", prompt=LONG)
     world.submit("well", prompt=LONG[1:])
-    price = placement.price
+    price = pricing.price
 
     def break_once(demand: Any, *others: Any) -> Any:
         if demand.num_tokens == len(LONG):

@@ -25,7 +25,7 @@ class Heard:
     def hello(self) -> pb.WorkerHello:
         return pb.WorkerHello()
 
-    def attached(self, gateway_id: str) -> Outbox:  # noqa: ARG002
+    def attached(self, gateway_id: str) -> Outbox:
         return self.outbox
 
     def detached(self, gateway_id: str, outbox: Outbox) -> None:

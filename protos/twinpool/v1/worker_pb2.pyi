@@ -16,12 +16,14 @@ class FailureKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     FAILURE_KIND_CORRUPTED: _ClassVar[FailureKind]
     FAILURE_KIND_INTERNAL: _ClassVar[FailureKind]
     FAILURE_KIND_PEER_LOST: _ClassVar[FailureKind]
+    FAILURE_KIND_UNANSWERABLE: _ClassVar[FailureKind]
 FAILURE_KIND_UNSPECIFIED: FailureKind
 FAILURE_KIND_TRANSFER_FAILED: FailureKind
 FAILURE_KIND_PREEMPTED: FailureKind
 FAILURE_KIND_CORRUPTED: FailureKind
 FAILURE_KIND_INTERNAL: FailureKind
 FAILURE_KIND_PEER_LOST: FailureKind
+FAILURE_KIND_UNANSWERABLE: FailureKind
 
 class GatewayMessage(_message.Message):
     __slots__ = ("hello", "prefill", "reserve", "cancel")
