@@ -40,7 +40,7 @@ class Client(_Connected):
         timeout: limits of every call; a call may bring its own.
 
     Raises:
-        ValueError: an address is not host:port. Connections are made on first use.
+        TypeError: addresses of another type; ValueError: one is not host:port. Connections are made on first use.
     """
 
     def __init__(self, addresses: str | Sequence[str], *, timeout: Timeout | None = None) -> None:
@@ -106,7 +106,7 @@ class Client(_Connected):
             echo: the text of each answer begins with the prompt's.
             lossless_kv: compute from exact KV only, in a cluster that moves KV in a lossy codec (``transfer.codec``).
             sampling: fields of ``SamplingParams`` by name: ``max_tokens=64, temperature=0.0, seed=7``. ``stop`` may be
-                one string or a list, ``logit_bias`` is a dict.
+                one string or a list, ``logit_bias`` is a dict. None is as good as not given.
 
         Raises:
             TypeError: an unknown keyword, or a prompt of another type. Nothing was sent.

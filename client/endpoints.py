@@ -11,6 +11,7 @@ from twinpool.protos.twinpool.v1 import cluster_pb2_grpc, generation_pb2_grpc
 
 ChannelFactory = Callable[..., Any]
 
+MAX_PORT_DIGITS = 6  # more are out of range, too
 MAX_MESSAGE_BYTES = 64 * 2**20  # logprobs of a long prompt come in one message
 
 
@@ -18,7 +19,7 @@ class Endpoints:
     """Channels made on first use; safe to share between threads."""
 
     def __init__(self, addresses: str | Sequence[str], connect_s: float, make_channel: ChannelFactory) -> None:
-        given = [addresses] if isinstance(addresses, str) else list(addresses)
+        given = [addresses] if isinstance(addresses, str) else _several(addresses)
         self._addresses = tuple(_checked(address) for address in given)
         if not self._addresses:
             raise ValueError("a client needs at least one address, as host:port")
@@ -62,12 +63,20 @@ class Endpoints:
             return self._channels[address]
 
 
+def _several(addresses: Sequence[str]) -> list[str]:
+    if not isinstance(addresses, list | tuple):
+        raise TypeError(f"addresses must be host:port or a list of those, not {addresses!r}")
+    return list(addresses)
+
+
 def _checked(address: str) -> str:
     if not isinstance(address, str):
         raise TypeError(f"an address must be a string, host:port, not {address!r}")
     host, _, port = address.rpartition(":")
-    if not host or "/" in host or not port.isdecimal() or not 0 < int(port) < 2**16:
+    if not host or "/" in host or not port.isdecimal():
         raise ValueError(f"address {address!r} must be host:port")
+    if not 0 < int(port[:MAX_PORT_DIGITS]) < 2**16:
+        raise ValueError(f"address {address!r} must be host:port with a port from 1 to 65535")
     return address
 
 

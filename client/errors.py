@@ -11,6 +11,7 @@ from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 
 from twinpool.core import errors
+from twinpool.core.called import as_called
 from twinpool.core.errors import TwinpoolError
 
 _DETAILS_KEY = "grpc-status-details-bin"
@@ -91,7 +92,7 @@ _PLAIN: dict[grpc.StatusCode, type[TwinpoolError]] = {
 
 def _invalid_request(text: str, details: "_Details") -> errors.InvalidRequest:
     for violation in details.violations:
-        return errors.InvalidRequest(violation.field, violation.description)
+        return errors.InvalidRequest(as_called(violation.field), violation.description)
     return errors.InvalidRequest("request", text)
 
 

@@ -31,7 +31,7 @@ def build_request(
     echo: bool = False,
     lossless_kv: bool = False,
 ) -> generation_pb2.GenerateRequest:
-    """Return the message; only the sampling fields that are given are set in it.
+    """Return the message; only the sampling fields that are given are set in it, and None is as good as not given.
 
     Raises:
         TypeError: an unknown sampling keyword, or a prompt that is neither text, token ids nor chat messages.
@@ -89,7 +89,10 @@ def _sampling(given: Mapping[str, Any]) -> generation_pb2.SamplingParams:
     unknown = sorted(set(given) - set(SAMPLING_NAMES))
     if unknown:
         raise TypeError(f"unknown sampling keyword {', '.join(unknown)}; known: {', '.join(sorted(SAMPLING_NAMES))}")
-    params = SamplingParams(**{name: _as_tuples(name, value) for name, value in given.items()})
+    given = {name: _as_tuples(name, value) for name, value in given.items() if value is not None}
+    if not isinstance(given.get("stop", ()), tuple):
+        raise InvalidRequest("sampling.stop", f"must be a text or a list of texts, not {shown(given['stop'])}")
+    params = SamplingParams(**given)
     params.check()
     message = sampling_to_proto(params)
     for name in set(SAMPLING_NAMES) - set(given):

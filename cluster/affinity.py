@@ -14,11 +14,22 @@ def usable_cores() -> frozenset[int]:
 
 def missing_cores(cores: Sequence[int], usable: Collection[int]) -> str:
     """What is wrong with asking for ``cores``, in words; "" when all of them can be used."""
-    missing = [str(core) for core in cores if core not in usable]
+    missing = [core for core in cores if core not in usable]
     if not missing:
         return ""
-    these = "core " + missing[0] if len(missing) == 1 else "cores " + ", ".join(missing)
-    return f"{these} cannot be used here; there are {', '.join(map(str, sorted(usable)))}"
+    these = "core" if len(missing) == 1 else "cores"
+    return f"{these} {_as_ranges(missing)} cannot be used here; there are {_as_ranges(usable)}"
+
+
+def _as_ranges(cores: Collection[int]) -> str:
+    """(0, 1, 2, 5) as ``0-2,5``, the way a cluster YAML spells them."""
+    runs: list[list[int]] = []
+    for core in sorted(cores):
+        if runs and core == runs[-1][-1] + 1:
+            runs[-1].append(core)
+        else:
+            runs.append([core])
+    return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
 def pin_process(cores: Sequence[int]) -> None:

@@ -34,16 +34,14 @@ class Attempt:
 
 
 class Attempts:
-    """Owns the attempts under way and where their gateways listen. Every method runs on the control thread.
+    """Owns the attempts under way and where their gateways listen. Every method runs on the control thread."""
 
-    ``engine`` and ``endpoint`` call back, so they are made after this and set before anything is called.
-    """
+    _engine: Engine
+    _endpoint: TransferEndpoint
+    _layout: KVLayout
 
-    engine: Engine
-    endpoint: TransferEndpoint
-
-    def __init__(self, layout: KVLayout, clock: Callable[[], float], on_crashed: Callable[[str], None]) -> None:
-        self._layout = layout
+    def __init__(self, clock: Callable[[], float], on_crashed: Callable[[str], None]) -> None:
+        """``on_crashed`` is told why this worker's engine can do no more."""
         self._clock = clock
         self._on_crashed = on_crashed
         self._outboxes: dict[str, Outbox] = {}
@@ -51,6 +49,10 @@ class Attempts:
         self._sources: dict[str, Key] = {}  # the attempt under which a request's KV is sent from here
         self._load_view = LoadView()
         self.num_orders = 0  # heard so far
+
+    def join(self, engine: Engine, endpoint: TransferEndpoint, layout: KVLayout) -> None:
+        """Name the parts that call back, and so are made after this; before anything else is called."""
+        self._engine, self._endpoint, self._layout = engine, endpoint, layout
 
     def __len__(self) -> int:
         return len(self._attempts)
@@ -95,12 +97,12 @@ class Attempts:
         key = self._admit(gateway_id, request, target)
         if target is not None:
             self._sources[request.request_id] = key
-            self.endpoint.meet(target)  # it hears from us while the prompt still waits here
+            self._endpoint.meet(target)  # it hears from us while the prompt still waits here
             destination = Destination.HANDOFF
         else:
             destination = Destination.LOCAL if request.max_new_tokens > 1 else Destination.NOWHERE
         sequence = self._sequence(self._attempts[key])
-        self.engine.post(partial(self.engine.submit, sequence, destination))
+        self._engine.post(partial(self._engine.submit, sequence, destination))
 
     def _retarget(self, request: Request, target: WorkerAddress) -> bool:
         """Send KV that is here already to another target, if this order is about such KV."""
@@ -110,12 +112,12 @@ class Attempts:
         key, attempt = Key(request.request_id, request.epoch), self._attempts[old]
         self._attempts[key] = Attempt(attempt.gateway_id, request, attempt.arrived_s, target)  # news may come at once
         self._sources[request.request_id] = key
-        if not self.endpoint.retarget(request.request_id, request.epoch, target):
+        if not self._endpoint.retarget(request.request_id, request.epoch, target):
             del self._attempts[key]
             self._sources[request.request_id] = old
             return False
         del self._attempts[old]
-        self.engine.post(partial(self.engine.renew, old, request.epoch))
+        self._engine.post(partial(self._engine.renew, old, request.epoch))
         return True
 
     def reserve(self, gateway_id: str, order: pb.ReserveOrder) -> None:
@@ -124,7 +126,7 @@ class Attempts:
         key = self._admit(gateway_id, request, source)
         self._load_view.expect(key, self._layout.num_blocks(request.peak_tokens))
         num_tokens, allows_loss = len(request.token_ids), not request.lossless_kv
-        self.endpoint.reserve(request.request_id, request.epoch, num_tokens, source, allows_loss=allows_loss)
+        self._endpoint.reserve(request.request_id, request.epoch, num_tokens, source, allows_loss=allows_loss)
 
     def cancel(self, gateway_id: str, request_id: str) -> None:
         self.num_orders += 1
@@ -142,8 +144,8 @@ class Attempts:
 
     def _cancel(self, key: Key, reason: str) -> None:
         self._forget(key)
-        self.endpoint.cancel(key.request_id, key.epoch, reason)
-        self.engine.post(partial(self.engine.cancel, key))
+        self._endpoint.cancel(key.request_id, key.epoch, reason)
+        self._engine.post(partial(self._engine.cancel, key))
 
     def _forget(self, key: Key) -> Attempt | None:
         if self._sources.get(key.request_id) == key:
@@ -159,10 +161,10 @@ class Attempts:
         if attempt is not None:
             self._load_view.asked(Key(request_id, epoch))
             sequence = self._sequence(attempt)
-            self.engine.post(partial(self.engine.want, sequence))
+            self._engine.post(partial(self._engine.want, sequence))
 
     def granted(self, request_id: str, epoch: int) -> None:
-        self.engine.post(partial(self.engine.granted, Key(request_id, epoch)))
+        self._engine.post(partial(self._engine.granted, Key(request_id, epoch)))
 
     def adopt(self, request_id: str, epoch: int, seal: Seal, codec: CodecName) -> None:
         sealed = Sealed(
@@ -174,21 +176,21 @@ class Attempts:
             heard_s=self._clock(),
             quality=quality(codec),
         )
-        self.engine.post(partial(self.engine.adopt, Key(request_id, epoch), sealed))
+        self._engine.post(partial(self._engine.adopt, Key(request_id, epoch), sealed))
 
     def release_source(self, request_id: str, epoch: int) -> None:
         key = Key(request_id, epoch)
         self._forget(key)
-        self.engine.post(partial(self.engine.release_source, key))
+        self._engine.post(partial(self._engine.release_source, key))
 
     def release_target(self, request_id: str, epoch: int) -> None:
         key = Key(request_id, epoch)
         self._forget(key)
-        self.engine.post(partial(self.engine.release_target, key))
+        self._engine.post(partial(self._engine.release_target, key))
 
     def parked(self, request_id: str, epoch: int, reason: str) -> None:
         key = Key(request_id, epoch)
-        self.engine.post(partial(self.engine.ungranted, key))
+        self._engine.post(partial(self._engine.ungranted, key))
         self._tell_failure(key, FailureKind.TRANSFER_FAILED, reason)
 
     def failed(self, request_id: str, epoch: int, kind: FailureKind, reason: str) -> None:
@@ -205,28 +207,28 @@ class Attempts:
     def begin_source(self, key: Key, num_tokens: int, block_ids: list[int]) -> None:
         attempt = self._attempts.get(key)
         if attempt is None or attempt.peer is None:  # cancelled meanwhile
-            self.engine.post(partial(self.engine.release_source, key))
+            self._engine.post(partial(self._engine.release_source, key))
             return
         allows_loss = not attempt.request.lossless_kv
-        self.endpoint.begin_source(
+        self._endpoint.begin_source(
             key.request_id, key.epoch, num_tokens, block_ids, attempt.peer, allows_loss=allows_loss
         )
 
     def group_ready(self, key: Key, span: Span) -> None:
-        self.endpoint.group_ready(key.request_id, key.epoch, span)
+        self._endpoint.group_ready(key.request_id, key.epoch, span)
 
     def computed(self, key: Key, first_token: int, at_s: float) -> None:
-        self.endpoint.computed(key.request_id, key.epoch, first_token, at_s)
+        self._endpoint.computed(key.request_id, key.epoch, first_token, at_s)
 
     def cancel_source(self, key: Key) -> None:
-        self.endpoint.cancel(key.request_id, key.epoch, "the first token ends the answer")
+        self._endpoint.cancel(key.request_id, key.epoch, "the first token ends the answer")
 
     def demote(self, key: Key) -> None:
-        self.endpoint.demote(key.request_id, key.epoch, "room is needed for running sequences")
+        self._endpoint.demote(key.request_id, key.epoch, "room is needed for running sequences")
 
     def bound(self, key: Key, block_ids: list[int], skip_blocks: int) -> None:
-        if not self.endpoint.bound(key.request_id, key.epoch, block_ids, skip_blocks):
-            self.engine.post(partial(self.engine.release_target, key))
+        if not self._endpoint.bound(key.request_id, key.epoch, block_ids, skip_blocks):
+            self._engine.post(partial(self._engine.release_target, key))
 
     def preempted(self, key: Key) -> None:
         self._tell_failure(key, FailureKind.PREEMPTED, "its blocks were needed for older sequences")
@@ -251,7 +253,7 @@ class Attempts:
     def _note_production(self, token: Token) -> None:
         attempt = self._attempts.get(token.key)
         if token.prefill_s is not None and attempt is not None:
-            self.endpoint.produced(len(attempt.request.token_ids) - token.cached_tokens, token.prefill_s)
+            self._endpoint.produced(len(attempt.request.token_ids) - token.cached_tokens, token.prefill_s)
 
     def _show_view(self) -> None:
         for outbox in self._outboxes.values():

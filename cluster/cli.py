@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from twinpool import __version__
 from twinpool.cluster.batch import commands as batch
 from twinpool.cluster.bench import commands as bench
 from twinpool.cluster.cli_generate import generate
@@ -23,7 +24,6 @@ from twinpool.cluster.state import ClusterState
 from twinpool.core.errors import InvalidRequest, ModelNotFound, SpecError, TwinpoolError
 
 app = typer.Typer(
-    help="Serve large language models with prefill and decode on separate pools of workers.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -32,6 +32,21 @@ app = typer.Typer(
 
 SpecArgument = Annotated[Path, typer.Argument(help="the cluster's YAML file", metavar="CLUSTER.yaml")]
 NameArgument = Annotated[str | None, typer.Argument(help="the cluster's name; by default the only one that is up")]
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"twinpool {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="print the version and exit")
+    ] = False,
+) -> None:
+    """Serve large language models with prefill and decode on separate pools of workers."""
 
 
 @app.command()
@@ -82,7 +97,11 @@ def check(spec: SpecArgument) -> None:
     from twinpool.cluster.launch import plan_launch
 
     plan = plan_launch(spec)
-    typer.echo(f"{spec}: ok: {len(plan.workers)} workers, {len(plan.gateways)} gateways")
+    typer.echo(f"{spec}: ok: {_counted(len(plan.workers), 'worker')}, {_counted(len(plan.gateways), 'gateway')}")
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 @app.command()

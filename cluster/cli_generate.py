@@ -10,8 +10,10 @@ import typer
 
 from twinpool.cluster.cli_options import AddressOption, JsonOption, addresses
 from twinpool.cluster.json_text import json_text
+from twinpool.core.limits import shown
 
 SamplingOptions = dict[str, Any]
+MAX_ID_DIGITS = 10  # no token id has more, and Python turns no text of thousands into a number
 
 
 def _token_biases(values: list[str]) -> dict[int, float]:
@@ -26,8 +28,39 @@ def _token_biases(values: list[str]) -> dict[int, float]:
     return biases
 
 
+def _ids(value: str) -> list[int]:
+    """``1,2,3``."""
+    parts = [part.strip() for part in value.split(",")]
+    if not all(part.isascii() and part.isdecimal() and len(part) <= MAX_ID_DIGITS for part in parts):
+        raise typer.BadParameter(f"--token-ids must be token ids, as 1,2,3, not {shown(value)}")
+    return [int(part) for part in parts]
+
+
+def _content(prompt: str | None, token_ids: str | None, *, chat: bool) -> Any:
+    """What the client is asked with: one of the two, and ``-`` is what stdin has."""
+    if (prompt is None) == (token_ids is None):
+        raise typer.BadParameter("give either a prompt or --token-ids")
+    if token_ids is not None:
+        if chat:
+            raise typer.BadParameter("--chat takes a prompt, not --token-ids")
+        return _ids(token_ids)
+    text = _stdin() if prompt == "-" else prompt
+    return [{"role": "user", "content": text}] if chat else text
+
+
+def _stdin() -> str:
+    try:
+        return typer.get_binary_stream("stdin").read().decode()
+    except UnicodeDecodeError as error:
+        raise typer.BadParameter(f"the prompt on stdin is no UTF-8: byte {error.start + 1}") from None
+
+
 def generate(
-    prompt: Annotated[str, typer.Argument(help="the text to continue")],
+    prompt: Annotated[str | None, typer.Argument(help="the text to continue; - reads it from stdin")] = None,
+    token_ids: Annotated[
+        str | None,
+        typer.Option(metavar="ID,ID,...", help="instead of the prompt's text, as for models without a tokenizer"),
+    ] = None,
     max_tokens: Annotated[int, typer.Option(help="most tokens to generate")] = 128,
     min_tokens: Annotated[int | None, typer.Option(help="no end before so many tokens")] = None,
     temperature: Annotated[float, typer.Option(help="0 is greedy")] = 0.0,
@@ -74,14 +107,14 @@ def generate(
         "seed": seed,
     }
     sampling = {option: value for option, value in given.items() if value is not None}
-    content: Any = [{"role": "user", "content": prompt}] if chat else prompt
+    content = _content(prompt, token_ids, chat=chat)
     _show(content, addresses(name, address), sampling, echo=echo, as_json=as_json)
 
 
 def _show(content: Any, gateways: list[str], sampling: SamplingOptions, *, echo: bool, as_json: bool) -> None:
-    """One answer is printed as it comes, several when they are complete."""
+    """One answer is printed as it comes, several when they are complete, and as ids where the model has no text."""
     from twinpool.client.client import Client
-    from twinpool.cluster.show import print_choices, print_logprobs, result_as_dict
+    from twinpool.cluster.show import ids_as_text, print_choices, print_logprobs, result_as_dict
 
     is_streamed = not as_json and sampling.get("n", 1) == 1
     with Client(gateways) as client, client.stream(content, echo=echo, **sampling) as stream:
@@ -90,11 +123,12 @@ def _show(content: Any, gateways: list[str], sampling: SamplingOptions, *, echo:
                 sys.stdout.write(event.text)
                 sys.stdout.flush()
         result = stream.result
+        is_text = any(choice.text for choice in result.choices) or client.models()[0].has_tokenizer
     if as_json:
         typer.echo(json_text(result_as_dict(result)))
         return
     if is_streamed:
-        typer.echo("")
+        typer.echo("" if is_text else ids_as_text(result, result.choices[0], echo=echo))
     else:
-        print_choices(result)
+        print_choices(result, as_ids=not is_text, echo=echo)
     print_logprobs(result)

@@ -10,18 +10,16 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
+from twinpool.cluster.block_names import BlockNames
 from twinpool.cluster.engine_events import Destination, EngineEvents, Load
+from twinpool.cluster.span_reports import SpanReports
 from twinpool.cluster.step_batch import build_batch
 from twinpool.core.messages import WorkerConfig
 from twinpool.core.sampling import TokenLogprobs
 from twinpool.decode_worker.service import DecodeService, Row, Sealed
-from twinpool.kv_transfer.codec import CodecName, quality
-from twinpool.kv_transfer.codec_policy import possible_codecs
-from twinpool.kv_transfer.plan import layer_groups, spans_of_chunk
 from twinpool.model.batch import NO_TOKEN, Runner, StepResult
-from twinpool.model.block_hash import block_hashes, root_hash
 from twinpool.model.block_pool import BlockPool
-from twinpool.model.sequence import Chain, Key, Sequence, Token
+from twinpool.model.sequence import Key, Sequence, Token
 from twinpool.model.step import StepPlan, Wait
 from twinpool.prefill_worker.service import PrefillService, Prompt
 
@@ -38,10 +36,10 @@ class Engine:
         self._events = events
         self._clock = clock
         self._chunk_tokens = config.chunk_tokens
-        self._codecs = possible_codecs(config.codec, runner.cache.layout)
+        self._names = BlockNames(config, runner.cache.layout)
+        self._spans = SpanReports(runner.cache.layout, runner.layers_per_group, config.chunk_tokens, events.group_ready)
         self.pool = BlockPool(runner.cache.num_blocks, config.block_tokens, prefix_cache=config.prefix_cache)
-        parked_limit = int(config.parked_share * self.pool.num_blocks)
-        self.prefill = PrefillService(self.pool, parked_limit_blocks=parked_limit)
+        self.prefill = PrefillService(self.pool, parked_limit_blocks=int(config.parked_share * self.pool.num_blocks))
         self.decode = DecodeService(self.pool, max_running=config.max_running)
         self._destinations: dict[Key, Destination] = {}
         self._demoting: set[Key] = set()
@@ -85,7 +83,7 @@ class Engine:
 
     def submit(self, sequence: Sequence, destination: Destination) -> None:
         """Take a prompt. A local one first waits for room to decode, like a handoff to oneself."""
-        self._hash(sequence, may_be_lossy=destination is not Destination.HANDOFF)
+        sequence.chains = self._names.chains(sequence, may_be_lossy=destination is not Destination.HANDOFF)
         self._destinations[sequence.key] = destination
         if destination is Destination.LOCAL:
             self.decode.want(sequence, is_local=True)
@@ -95,21 +93,8 @@ class Engine:
     def want(self, sequence: Sequence) -> None:
         """Queue a handoff for blocks; `bound` answers."""
         self._num_wants += 1
-        self._hash(sequence, may_be_lossy=True)
+        sequence.chains = self._names.chains(sequence, may_be_lossy=True)
         self.decode.want(sequence, is_local=False)
-
-    def _hash(self, sequence: Sequence, *, may_be_lossy: bool) -> None:
-        """Name the sequence's blocks in each quality that it may be given.
-
-        What is computed for a handoff is not computed from lossy KV, so that a target knows what it gets by the codec.
-        """
-        codecs = self._codecs if may_be_lossy and not sequence.request.lossless_kv else (CodecName.RAW,)
-        sequence.chains = tuple(self._chain(sequence, quality(codec)) for codec in codecs)
-
-    def _chain(self, sequence: Sequence, of_quality: str) -> Chain:
-        layout, salt = self._runner.cache.layout, sequence.request.tenant_salt
-        root = root_hash(tenant_salt=salt, model=layout.model, dtype=layout.dtype, codec=of_quality)
-        return Chain(of_quality, root, block_hashes(sequence.token_ids, layout.block_tokens, root))
 
     def adopt(self, key: Key, sealed: Sealed) -> None:
         """All KV of a handoff has arrived and been verified."""
@@ -151,8 +136,7 @@ class Engine:
         while self._inbox:
             self._inbox.popleft()()
         now = self._clock()
-        prefill = self.prefill
-        plan = self.decode.decide(now, busy_blocks=prefill.busy_blocks, parked_blocks=prefill.parked_blocks)
+        plan = self.decode.decide(now, busy_blocks=self.prefill.busy_blocks, parked_blocks=self.prefill.parked_blocks)
         rows, victims = self.decode.rows(plan.decode_rows), self.decode.rows(plan.preempt)
         self._preempt(victims)
         self.decode.reserve_next(rows)
@@ -164,7 +148,8 @@ class Engine:
             return bool(victims)
         prompts = self._start_chunks(prefill_plan, now)
         batch = build_batch([row.sequence for row in rows], prompts, self._runner.eos_token_ids)
-        result = self._runner.run(batch, lambda first, end: self._report_groups(prompts, first, end))
+        to_send = [prompt for prompt in prompts if self._is_handoff(prompt.sequence.key)]
+        result = self._runner.run(batch, lambda first, end: self._spans.computed(to_send, first, end))
         for score, logprobs in zip(batch.scores, result.scores, strict=True):
             prompts[score.row - len(rows)].sequence.prompt_logprobs.extend(logprobs)
         self._apply(rows, prompts, result, now)
@@ -180,6 +165,8 @@ class Engine:
     def _decide_prefill(self, plan: StepPlan, now: float) -> StepPlan:
         """No prompt takes blocks that decoding asks others to give up."""
         pool, prefill = self.pool, self.prefill
+        if not prefill.num_waiting:
+            return StepPlan()
         promised = self.decode.peak_blocks() + prefill.busy_blocks + prefill.parked_blocks
         spare = 0 if plan.demote_blocks else min(pool.num_free, pool.num_blocks - promised)
         budget = max(pool.block_tokens, self._chunk_tokens - len(plan.decode_rows))
@@ -221,39 +208,16 @@ class Engine:
 
     def _start(self, row: int, prompt: Prompt, now: float) -> None:
         sequence = prompt.sequence
-        is_handoff = self._destinations.get(sequence.key) is Destination.HANDOFF
+        is_handoff = self._is_handoff(sequence.key)
         self.prefill.start(row, now, for_handoff=is_handoff)
         if is_handoff:
             self._events.begin_source(sequence.key, len(sequence.token_ids), list(sequence.block_ids))
-            self._report_cached(sequence)
+            self._spans.cached(sequence)
 
-    def _report_cached(self, sequence: Sequence) -> None:
-        """KV that was here before, in spans of about the size that a step computes."""
-        block_tokens = self.pool.block_tokens
-        layers = layer_groups(self._runner.cache.layout.num_layers, self._runner.layers_per_group)
-        step = max(1, self._chunk_tokens // block_tokens) * block_tokens
-        for before in range(0, sequence.cached_tokens, step):
-            after = min(before + step, sequence.cached_tokens)
-            for span in spans_of_chunk(before, after, False, block_tokens, layers):
-                self._events.group_ready(sequence.key, span)
+    def _is_handoff(self, key: Key) -> bool:
+        return self._destinations.get(key) is Destination.HANDOFF
 
-    def _report_groups(self, prompts: list[Prompt], first_layer: int, end_layer: int) -> None:
-        for prompt in prompts:
-            key = prompt.sequence.key
-            if self._destinations.get(key) is not Destination.HANDOFF:
-                continue
-            before = prompt.sequence.num_computed
-            after, is_last = before + prompt.chunk_tokens, prompt.is_last_chunk
-            for span in spans_of_chunk(before, after, is_last, self.pool.block_tokens, ((first_layer, end_layer),)):
-                self._events.group_ready(key, span)
-
-    def _apply(
-        self,
-        rows: list[Row],
-        prompts: list[Prompt],
-        result: StepResult,
-        step_s: float,
-    ) -> None:
+    def _apply(self, rows: list[Row], prompts: list[Prompt], result: StepResult, step_s: float) -> None:
         tokens = []
         sampled = list(zip(result.token_ids.tolist(), result.logprobs, strict=True))
         self.decode.stepped(rows)
@@ -280,7 +244,7 @@ class Engine:
         """A prompt that gives no token: only its own request fails."""
         key = prompt.sequence.key
         self._events.failed(key, NOT_FINITE)  # first: the end of the handoff forgets the request
-        if self._destinations.get(key) is Destination.HANDOFF:
+        if self._is_handoff(key):
             self._events.cancel_source(key)
         self.cancel(key)
 
@@ -328,7 +292,7 @@ class Engine:
             reservations=decode.num_wanted,
             reserved_blocks=decode.wanted_blocks,
             parked_blocks=prefill.parked_blocks,
-            peak_blocks=decode.peak_blocks(),
+            peak_blocks=decode.recent_peak_blocks(),
             cause=str(self._wait),
             preempted=self._num_preempted,
             wants=self._num_wants,

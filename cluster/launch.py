@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from twinpool.cluster.affinity import missing_cores, usable_cores
+from twinpool.cluster.free_memory import available_bytes, mib
 from twinpool.core.errors import SpecError
 from twinpool.core.messages import Goal, WorkerConfig
 from twinpool.core.spec import ClusterSpec, check_against_model
@@ -69,7 +70,7 @@ def plan_launch(spec_path: Path) -> LaunchPlan:
     )
     file.refuse(_check_codec(spec, shape))
     if spec.ray.address == "local":
-        file.refuse(_check_memory(spec, shape.weight_bytes, _available_bytes()))
+        file.refuse(_check_memory(spec, shape.weight_bytes, available_bytes()))
         file.refuse(_check_cores(spec, usable_cores()))
     secret = secrets.token_hex(16)
     workers = tuple(_worker_configs(spec, secret))
@@ -108,17 +109,25 @@ def _check_memory(spec: ClusterSpec, weight_bytes: int, available_bytes: int) ->
     if needed <= available_bytes:
         return ()
     what = (
-        f"{num_workers} workers with {_mib(weight_bytes)} of weights and {_mib(spec.kv.memory)} of KV each, and Ray's "
-        f"object store of {_mib(spec.ray.object_store)}, need {_mib(needed)}; this machine has "
-        f"{_mib(available_bytes)} free"
+        f"{num_workers} workers with {mib(weight_bytes)} of weights and {mib(spec.kv.memory)} of KV each, and Ray's "
+        f"object store of {mib(spec.ray.object_store)}, need {mib(needed)}; this machine has "
+        f"{mib(available_bytes)} free"
     )
     return (Problem(("kv", "memory"), what),)
 
 
 def _check_cores(spec: ClusterSpec, usable: frozenset[int]) -> tuple[Problem, ...]:
-    """All workers of a local Ray run on this machine's cores."""
-    told = {role: missing_cores(parse_cores(pool.cores), usable) for role, pool in spec.pools.by_role().items()}
-    return tuple(Problem(("pools", str(role), "cores"), what) for role, what in told.items() if what)
+    """All workers of a local Ray run on this machine's cores, and each of those has one pool."""
+    problems, owners = [], dict[int, str]()
+    for role, pool in spec.pools.by_role().items():
+        cores = parse_cores(pool.cores)
+        told = missing_cores(cores, usable)
+        if shared := [core for core in cores if core in owners]:
+            told = told or f"core {shared[0]} is {owners[shared[0]]}'s; a core belongs to one pool"
+        owners |= dict.fromkeys(cores, f"pools.{role}")
+        if told:
+            problems.append(Problem(("pools", str(role), "cores"), told))
+    return tuple(problems)
 
 
 def _check_threads(spec: ClusterSpec, workers: tuple[WorkerConfig, ...]) -> tuple[Problem, ...]:
@@ -128,16 +137,6 @@ def _check_threads(spec: ClusterSpec, workers: tuple[WorkerConfig, ...]) -> tupl
         return ()
     what = f"needs the same threads on every worker, not {' and '.join(map(str, counts))}; set pools.ROLE.threads"
     return (Problem(("model", "deterministic"), what),)
-
-
-def _available_bytes() -> int:
-    """Memory that new processes may take, as the kernel estimates it."""
-    fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-    return int(fields["MemAvailable"].split()[0]) * 1024
-
-
-def _mib(num_bytes: int) -> str:
-    return f"{num_bytes / 2**20:.0f}MiB"
 
 
 def _worker_configs(spec: ClusterSpec, secret: str) -> Iterator[WorkerConfig]:

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from twinpool.core.called import as_called
 from twinpool.core.errors import InvalidRequest
 from twinpool.core.limits import shown
 from twinpool.core.sampling import MAX_LOGPROBS, SamplingParams
@@ -64,10 +65,9 @@ def read_body(endpoint: Endpoint, body: object) -> Ask:
 def named_as_in(body: object, error: InvalidRequest) -> InvalidRequest:
     """The same refusal, with its field spelled as the body spells it."""
     given = body if isinstance(body, Mapping) else {}
-    field = error.field.removeprefix("sampling.")
-    prompt = _PROMPT.match(field)
-    if prompt:
-        field = ("messages" if "messages" in given else "prompt") + field[prompt.end() :]
+    field = as_called(error.field.removeprefix("sampling."))
+    if _PROMPT.match(field):
+        field = field.replace("prompt", "messages", 1) if "messages" in given else field
     elif field == "prompt_logprobs":
         field = "logprobs"
     for ours, theirs in (("max_tokens", "max_completion_tokens"), ("logprobs", "top_logprobs")):
@@ -76,7 +76,7 @@ def named_as_in(body: object, error: InvalidRequest) -> InvalidRequest:
     return InvalidRequest(field, error.reason)
 
 
-_PROMPT = re.compile(r"(prompt|text|token_ids|chat)(?=$|\[)")  # what a client and a gateway call it
+_PROMPT = re.compile(r"prompt(?=$|\[)")  # what a client calls it
 
 
 def _explained(item: ErrorDetails) -> InvalidRequest:

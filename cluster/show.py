@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from twinpool.client.results import ClusterStatus, GenerationResult, Timings, TokenLogprob
+from twinpool.client.results import Choice, ClusterStatus, GenerationResult, Timings, TokenLogprob
 
 Values = dict[str, Any]
 
@@ -58,12 +58,17 @@ def _text(token: bytes) -> str:
     return token.decode(errors="replace")
 
 
-def print_choices(result: GenerationResult) -> None:
-    """Every answer under its number."""
+def ids_as_text(result: GenerationResult, choice: Choice, *, echo: bool = False) -> str:
+    """An answer as `--token-ids` takes it, after its prompt's ids if that is asked for."""
+    return ",".join(map(str, (*(result.prompt_token_ids if echo else ()), *choice.token_ids)))
+
+
+def print_choices(result: GenerationResult, *, as_ids: bool = False, echo: bool = False) -> None:
+    """Every answer under its number; ``echo`` is about ids alone: an echoed prompt is part of a text."""
     console = Console(highlight=False, markup=False, soft_wrap=True)
     for choice in result.choices:
         console.print(f"--- {choice.index}: {len(choice.token_ids)} tokens, {choice.finish_reason}")
-        console.print(choice.text)
+        console.print(ids_as_text(result, choice, echo=echo) if as_ids else choice.text)
 
 
 def print_logprobs(result: GenerationResult) -> None:

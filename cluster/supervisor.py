@@ -8,21 +8,22 @@ import asyncio
 import json
 import logging
 import os
-import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from twinpool.cluster.launch import LaunchPlan, plan_launch
+from twinpool.cluster.ray_session import ray_session
 from twinpool.cluster.state import ClusterState, StateFolder
+from twinpool.cluster.stopping import Stopped, StopSignals
 from twinpool.core.errors import SpecError, TwinpoolError
 
 log = logging.getLogger(__name__)
 
 STOP_TIMEOUT_S = 30.0
-RAY_CONNECT_TIMEOUT_S = 5.0
 
 OnReady = Callable[[ClusterState], None]
 
@@ -30,23 +31,35 @@ OnReady = Callable[[ClusterState], None]
 def supervise(spec_path: Path, folder: StateFolder, on_ready: OnReady, lifeline: int | None = None) -> None:
     """Bring the cluster up, call ``on_ready``, and take it down again on SIGTERM or SIGINT.
 
-    ``lifeline`` is the read end of a pipe whose closing means the same.
+    ``lifeline`` is the read end of a pipe whose closing means the same. A signal counts from the first line on: the
+    start goes no further than it has to.
 
     Raises:
         SpecError: it cannot start as described. Nothing is left running.
     """
-    plan = plan_launch(spec_path)
-    with folder.lock(plan.name):
-        _check_ports_are_free(plan)
-        try:
-            _connect_ray(plan)
-            asyncio.run(_run(str(spec_path.resolve()), plan, folder, on_ready, lifeline))
-        finally:
-            _disconnect_ray()
+    with StopSignals() as signals:
+        plan = plan_launch(spec_path)
+        with folder.lock(plan.name), suppress(Stopped):
+            _check_ports_are_free(plan)
+            with ray_session(plan, signals):
+                asyncio.run(_serve(str(spec_path.resolve()), plan, folder, on_ready, signals, lifeline))
 
 
-async def _run(spec_path: str, plan: LaunchPlan, folder: StateFolder, on_ready: OnReady, lifeline: int | None) -> None:
-    stop = _stop_event(lifeline)
+async def _serve(
+    spec_path: str,
+    plan: LaunchPlan,
+    folder: StateFolder,
+    on_ready: OnReady,
+    signals: StopSignals,
+    lifeline: int | None,
+) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    with signals.ending(lambda: loop.call_soon_threadsafe(stop.set)), _held(lifeline, stop):
+        await _run(spec_path, plan, folder, on_ready, stop)
+
+
+async def _run(spec_path: str, plan: LaunchPlan, folder: StateFolder, on_ready: OnReady, stop: asyncio.Event) -> None:
     controller = _controller(plan)
     try:
         addresses = await _unless(stop, _start(controller))
@@ -64,21 +77,23 @@ async def _run(spec_path: str, plan: LaunchPlan, folder: StateFolder, on_ready: 
         await _end(controller)
 
 
-def _stop_event(lifeline: int | None) -> asyncio.Event:
-    """Set by SIGTERM, by SIGINT, and by the end of the process that holds the other end of the lifeline."""
-    stop = asyncio.Event()
+@contextmanager
+def _held(lifeline: int | None, stop: asyncio.Event) -> Iterator[None]:
+    """Set ``stop`` at the end of the process that holds the other end of the lifeline."""
+    if lifeline is None:
+        yield
+        return
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
 
     def let_go() -> None:
-        assert lifeline is not None
         loop.remove_reader(lifeline)
         stop.set()
 
-    if lifeline is not None:
-        loop.add_reader(lifeline, let_go)
-    return stop
+    loop.add_reader(lifeline, let_go)
+    try:
+        yield
+    finally:
+        loop.remove_reader(lifeline)
 
 
 async def _end(controller: Any) -> None:
@@ -143,44 +158,6 @@ def _check_ports_are_free(plan: LaunchPlan) -> None:
             except OSError as error:
                 where = f"gateway.grpc_port: {gateway.host}:{gateway.grpc_port}"
                 raise SpecError(f"{where} cannot be used: {error.strerror}") from None
-
-
-def _connect_ray(plan: LaunchPlan) -> None:
-    import ray
-
-    from twinpool.cluster.actors import NAMESPACE
-
-    common: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False, "configure_logging": False}
-    if plan.ray_address == "local":
-        ray.init(address="local", include_dashboard=False, object_store_memory=plan.object_store_bytes, **common)
-        return
-    _check_ray_answers(plan.ray_address)
-    try:
-        ray.init(address=plan.ray_address, **common)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        hint = "if it asks for a token, set RAY_AUTH_MODE=token"
-        what = str(error).splitlines()[0]
-        raise SpecError(f"ray.address: no Ray at {plan.ray_address!r}: {what} ({hint})") from None
-    from twinpool.cluster.nodes import check_nodes
-
-    check_nodes(plan.workers[0].model)
-
-
-def _check_ray_answers(address: str) -> None:
-    """Ray itself retries for minutes."""
-    if address == "auto":
-        return
-    host, _, port = address.rpartition(":")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=RAY_CONNECT_TIMEOUT_S).close()
-    except OSError as error:
-        raise SpecError(f"ray.address: no Ray at {address!r}: {error.strerror or error}") from None
-
-
-def _disconnect_ray() -> None:
-    import ray
-
-    ray.shutdown()
 
 
 def _ray_address() -> str:

@@ -6,7 +6,6 @@ import select
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,7 +15,8 @@ from twinpool.cluster.state import ClusterState, StateFolder
 from twinpool.core.errors import Internal, SpecError, TwinpoolError
 
 START_TIMEOUT_S = 600.0  # large models load for minutes
-DOWN_TIMEOUT_S = 30.0
+DOWN_TIMEOUT_S = 45.0  # the supervisor itself gives its controller 30, and then ends its Ray
+KILL_TIMEOUT_S = 5.0
 
 
 def run_in_foreground(spec_path: Path, folder: StateFolder, on_ready: Callable[[ClusterState], None]) -> None:
@@ -103,17 +103,39 @@ def _await_ready(read_end: int, log_path: Path) -> None:
 
 
 def take_down(state: ClusterState, folder: StateFolder) -> None:
-    """End the supervisor of a running cluster and wait until all it owned is gone.
+    """End the supervisor of a running cluster and wait until its process is gone, and so all that it owned.
 
     Raises:
-        Internal: it did not end in time, and was killed.
+        Internal: it did not end in time, and was killed, or does not end even then.
     """
-    with suppress(ProcessLookupError):  # it may have ended by itself
-        os.kill(state.supervisor_pid, signal.SIGTERM)
-    deadline = time.monotonic() + DOWN_TIMEOUT_S
-    while folder.is_running(state.name):
-        if time.monotonic() > deadline:
-            with suppress(ProcessLookupError):
-                os.kill(state.supervisor_pid, signal.SIGKILL)
-            raise Internal(f"{state.name} did not end within {DOWN_TIMEOUT_S:g} s and was killed")
-        time.sleep(0.05)
+    try:
+        process = os.pidfd_open(state.supervisor_pid)
+    except ProcessLookupError:  # it ended by itself
+        return
+    try:
+        if folder.is_running(state.name):  # else its number may be another process's by now
+            _end_process(process, f"{state.name}'s supervisor (process {state.supervisor_pid})", DOWN_TIMEOUT_S)
+    finally:
+        os.close(process)
+
+
+def _end_process(process: int, what: str, timeout_s: float) -> None:
+    """Have the process behind a descriptor end, in its own way or, past its time, in ours."""
+    _signal(process, signal.SIGTERM)
+    if _has_ended(process, timeout_s):
+        return
+    _signal(process, signal.SIGKILL)
+    if _has_ended(process, KILL_TIMEOUT_S):
+        raise Internal(f"{what} did not end within {timeout_s:g} s and was killed")
+    raise Internal(f"{what} did not end within {timeout_s:g} s, and not when it was killed either")
+
+
+def _signal(process: int, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):  # it has just ended
+        signal.pidfd_send_signal(process, number)
+
+
+def _has_ended(process: int, timeout_s: float) -> bool:
+    """Wait for it; a process that its parent has not heard of yet has ended, too."""
+    readable, _, _ = select.select([process], [], [], timeout_s)
+    return bool(readable)

@@ -9,30 +9,21 @@ import os
 import secrets
 import socket
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import grpc
 
+from twinpool.cluster.attempts import Attempts
 from twinpool.cluster.bridge import Bridge
 from twinpool.cluster.engine import Engine
-from twinpool.cluster.engine_events import Destination, Load
 from twinpool.cluster.grpc_options import worker_server_options
 from twinpool.cluster.grpc_safe import add_safe
-from twinpool.cluster.outbox import Outbox
 from twinpool.cluster.worker_service import WorkerService
-from twinpool.cluster.worker_view import LoadView
 from twinpool.core.errors import SpecError
-from twinpool.core.messages import FailureKind, Request, WorkerAddress, WorkerConfig
-from twinpool.decode_worker.service import Sealed
-from twinpool.kv_transfer.codec import CodecName, quality
+from twinpool.core.messages import WorkerAddress, WorkerConfig
 from twinpool.kv_transfer.endpoint import TransferEndpoint
-from twinpool.kv_transfer.handoff import Seal
-from twinpool.kv_transfer.plan import Span
 from twinpool.model.load import load_runner
-from twinpool.model.sequence import Key, Sequence, Token
-from twinpool.protos.convert import address_from_proto, address_to_proto, request_from_proto
+from twinpool.protos.convert import address_to_proto
 from twinpool.protos.twinpool.v1 import worker_pb2 as pb
 from twinpool.protos.twinpool.v1 import worker_pb2_grpc
 
@@ -46,13 +37,14 @@ class Worker:
         self._config = config
         self._clock = clock
         self._incarnation = secrets.token_hex(8)
+        self.attempts = Attempts(clock, self._close)
         self._address: WorkerAddress | None = None
         self._closed: asyncio.Future[str] | None = None
 
     @property
     def num_attempts(self) -> int:
         """Attempts that this worker has a part in."""
-        return 0 if self._address is None else len(self.attempts)
+        return len(self.attempts)
 
     # --- life -----------------------------------------------------------------------------------------------------
 
@@ -94,6 +86,7 @@ class Worker:
         except ValueError as error:
             self._address = None
             raise SpecError(str(error)) from None
+        self.attempts.join(self.engine, self._endpoint, self._runner.cache.layout)
         await self._server.start()
         self.engine.start()
         return self._address
@@ -140,4 +133,3 @@ class Worker:
     def num_control_messages(self) -> int:
         """Orders and handoff messages heard so far; must not grow with the tokens of a request."""
         return self.attempts.num_orders + sum(link.num_messages for link in self._endpoint.stats().links)
-

@@ -23,22 +23,28 @@ log = logging.getLogger(__name__)
 
 
 class Orders(Protocol):
-    """What gateways and peers ask of a worker. Called on the control thread; none may block."""
+    """What gateways ask of a worker. Called on the control thread; none may block."""
 
-    def hello(self) -> pb.WorkerHello: ...
     def attached(self, gateway_id: str) -> Outbox: ...
     def detached(self, gateway_id: str, outbox: Outbox) -> None: ...
     def prefill(self, gateway_id: str, order: pb.PrefillOrder) -> None: ...
     def reserve(self, gateway_id: str, order: pb.ReserveOrder) -> None: ...
     def cancel(self, gateway_id: str, request_id: str) -> None: ...
+
+
+class Host(Protocol):
+    """What a worker says of itself, and what it hears as the target of handoffs."""
+
+    def hello(self) -> pb.WorkerHello: ...
     def serve_pair(self, requests: AsyncIterator[pb.PeerMessage], context: Any) -> AsyncIterator[pb.PeerMessage]: ...
 
 
 class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
     """Checks the cluster's secret, then passes messages on."""
 
-    def __init__(self, orders: Orders, cluster_secret: str) -> None:
+    def __init__(self, orders: Orders, host: Host, cluster_secret: str) -> None:
         self._orders = orders
+        self._host = host
         self._secret = cluster_secret
 
     async def Attach(  # noqa: N802 - named by the protocol
@@ -49,7 +55,7 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
         outbox = self._orders.attached(gateway_id)
         reader = asyncio.create_task(self._read(gateway_id, requests, outbox))
         try:
-            yield pb.WorkerMessage(hello=self._orders.hello())
+            yield pb.WorkerMessage(hello=self._host.hello())
             while not reader.done():
                 output = await _first_of(outbox, reader)
                 if output is not None:
@@ -92,7 +98,7 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
         self, requests: AsyncIterator[pb.PeerMessage], context: Any
     ) -> AsyncIterator[pb.PeerMessage]:
         await self._check_secret(context)
-        async for message in self._orders.serve_pair(requests, context):
+        async for message in self._host.serve_pair(requests, context):
             yield message
 
     async def _check_secret(self, context: Any) -> None:

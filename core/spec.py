@@ -84,6 +84,9 @@ class PoolSpec(_Section):
         if num_cores and self.workers and num_cores % self.workers:
             what = f"{num_cores} cores cannot be shared out equally among {self.workers} workers"
             refuse([Problem(("cores",), what)])
+        each = num_cores // self.workers if self.workers else 0
+        if each and isinstance(self.threads, int) and self.threads > each:
+            refuse([Problem(("threads",), f"{self.threads} are over the {each} cores that each worker is pinned to")])
         return self
 
     def cores_of(self, index: int) -> tuple[int, ...]:
@@ -242,6 +245,15 @@ class ClusterSpec(_Section):
     """Goals by class of request; `default` holds for requests that name none."""
     gateway: GatewaySpec = GatewaySpec()
     ray: RaySpec = RaySpec()
+
+    @field_validator("transfer")
+    @classmethod
+    def _keeps_bits(cls, transfer: TransferSpec, info: ValidationInfo) -> TransferSpec:
+        model = info.data.get("model")  # absent when it has problems of its own
+        if model is not None and model.deterministic and transfer.codec != "raw":
+            what = f"{transfer.codec} cannot be had with model.deterministic: true, as coded KV loses bits"
+            refuse([Problem(("codec",), what)])
+        return transfer
 
     @field_validator("router")
     @classmethod

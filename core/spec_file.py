@@ -25,6 +25,11 @@ MAX_FILE_BYTES = 64 * 1024  # parsing this much takes about a second
 MAX_DEPTH = 16
 MAX_PROBLEMS = 50
 PSEUDO_PATHS = ("dummy:", "modelled:")  # models that are no directory
+_WORDING = (  # pydantic's, and ours
+    ("Input should be a valid boolean", "must be true or false"),
+    ("Input should be", "must be"),
+    ("String should", "must"),
+)
 _TAG = "tag:yaml.org,2002:"
 _KINDS = ("map", "seq", "str", "int", "float", "bool", "null")
 
@@ -81,7 +86,9 @@ def _explain(item: ErrorDetails) -> list[Problem]:
             return [Problem(path, _unknown_key(path))]
         case "model_type" | "dict_type":
             return [Problem(path, f"must be a mapping of keys to values, not {shown(item['input'])}")]
-    text = item["msg"].replace("Input should be", "must be").replace("String should", "must")
+    text = item["msg"]
+    for theirs, ours in _WORDING:
+        text = text.replace(theirs, ours)
     return [Problem(path, text if " not " in text else f"{text}, not {shown(item['input'])}")]
 
 

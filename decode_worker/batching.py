@@ -134,6 +134,8 @@ def _rows_with_blocks(view: DecodeView, staying: NDArray[np.intp]) -> tuple[NDAr
 
 
 def _grants(view: DecodeView) -> tuple[tuple[int, ...], Wait]:
+    if not len(view.wanted_tokens):
+        return (), Wait.NOTHING
     room = view.max_running - len(view.context_tokens)
     promised = forecast_peak_blocks(view) + view.busy_blocks
     needs = np.cumsum(_blocks(view.wanted_tokens + view.wanted_expected, view.block_tokens))
@@ -162,5 +164,7 @@ def _repeat(view: DecodeView, rows: NDArray[np.intp]) -> int:
     """Steps until one of ``rows`` ends, or until they have taken all free blocks."""
     if not len(rows):
         return 1
-    most = range(1, max(1, int(view.remaining_tokens[rows].min())) + 1)
-    return max(1, bisect_right(most, view.free_blocks, key=lambda steps: new_blocks(view, rows, steps)))
+    most = max(1, int(view.remaining_tokens[rows].min()))
+    if new_blocks(view, rows, most) <= view.free_blocks:
+        return most
+    return max(1, bisect_right(range(1, most + 1), view.free_blocks, key=lambda steps: new_blocks(view, rows, steps)))

@@ -21,6 +21,8 @@ from twinpool.model.block_pool import BlockPool, RefKind
 from twinpool.model.sequence import Arrival, Key, Sequence, Token
 from twinpool.model.step import StepPlan
 
+STEPS_PER_FORECAST = 16  # for those who only look
+
 
 class Column(IntEnum):
     """What is kept of each sequence as an array; of one that wants to join, only what comes before HELD."""
@@ -75,6 +77,8 @@ class DecodeService:
         self._wanted = AgeTable[Wanted](Column.HELD)
         self._num_came = 0
         self.lengths = LengthHistory()
+        self._recent_peak = 0
+        self._steps_since_forecast = STEPS_PER_FORECAST
 
     # --- what the engine sees -------------------------------------------------------------------------------------
 
@@ -104,6 +108,15 @@ class DecodeService:
         """Forecast of the most blocks that the rows will hold at once, and what it may be wrong by."""
         view = self.view(busy_blocks=0, parked_blocks=0)
         return batching.forecast_peak_blocks(view) + batching.reserve_blocks(view)
+
+    def recent_peak_blocks(self) -> int:
+        """``peak_blocks`` as of the last change of rows, or a few steps ago: for those who only look.
+
+        Steps alone change it little: what a row has stored and what it has still to store add up to the same.
+        """
+        if self._steps_since_forecast >= STEPS_PER_FORECAST:
+            self._recent_peak, self._steps_since_forecast = self.peak_blocks(), 0
+        return self._recent_peak
 
     def rows(self, indices: Items[int]) -> list[Row]:
         """Rows of the view; a decision's indices hold until a row comes or goes."""
@@ -189,6 +202,7 @@ class DecodeService:
         row = Row(sequence, wanted.is_local)
         numbers = _numbers(sequence, len(sequence.token_ids), wanted.turn)
         self._rows.add(row, sequence.age_order, (*numbers, len(sequence.block_ids), 0))
+        self._steps_since_forecast = STEPS_PER_FORECAST
         return row
 
     def reserve_next(self, rows: list[Row]) -> None:
@@ -225,6 +239,7 @@ class DecodeService:
     def _set_ready(self, row: Row) -> None:
         row.is_ready = True
         self._rows.columns[Column.IS_READY, self._rows.index(row)] = 1
+        self._steps_since_forecast = STEPS_PER_FORECAST
 
     # --- apply ----------------------------------------------------------------------------------------------------
 
@@ -232,6 +247,7 @@ class DecodeService:
         """One decode step of ``rows`` has run; `apply` follows for each that has a token."""
         chosen = set(map(id, rows))
         self._rows.columns[Column.CONTEXT] += np.array([id(row) in chosen for row in self._rows], np.int64)
+        self._steps_since_forecast += 1
 
     def apply(
         self,
@@ -270,6 +286,7 @@ class DecodeService:
         kind = RefKind.SEQUENCE if row.is_local or row.is_ready else RefKind.TRANSFER
         self._pool.release(row.sequence.block_ids, kind)
         self._rows.remove(row)
+        self._steps_since_forecast = STEPS_PER_FORECAST
 
     def cancel(self, key: Key) -> None:
         """As ``drop``, but blocks that a handoff still writes stay until the handoff says that it stopped."""

@@ -112,8 +112,9 @@ class LinkThread(ABC):
 
     def close(self) -> None:
         """See Link."""
+        self._is_closing = True  # before the lock, which is not fair: the thread must not copy once more
         with self._copying:
-            self._is_closing = True
+            pass
         self._queue.put(None)
 
     def join(self, timeout_s: float) -> bool:

@@ -10,6 +10,9 @@ from twinpool.core.errors import SpecError
 from twinpool.model.host_pool import allocate_shared
 from twinpool.model.kv_layout import KVLayout, SharedKV
 
+# From here on a copy for each block beats one call for all rows (measured beside a link: equal at 256 KiB).
+_MIN_RUN_BYTES = 512 << 10
+
 
 def count_blocks(layout: KVLayout, kv_bytes: int) -> int:
     """Whole blocks that fit into ``kv_bytes``; raises SpecError when not even one does."""
@@ -58,13 +61,28 @@ class TorchKVCache:
             ValueError: a range, size or dtype above does not hold. Nothing was copied.
         """
         rows = self._check(first_layer, end_layer, block_ids, out)
+        runs = self._runs(first_layer, end_layer)
+        if runs.shape[1] >= _MIN_RUN_BYTES:
+            for block, part in zip(block_ids.tolist(), out.reshape(len(block_ids), -1), strict=True):
+                part[:] = runs[block]
+            return
         # The ids were checked: "clip" only spares numpy a buffered copy of the output.
         np.take(self._rows, rows, axis=0, out=out.reshape(len(rows), -1), mode="clip")
 
     def scatter(self, first_layer: int, end_layer: int, block_ids: np.ndarray, data: np.ndarray) -> None:
         """The inverse of ``gather``: write ``data`` into the named blocks, whose ids must differ from each other."""
         rows = self._check(first_layer, end_layer, block_ids, data)
+        runs = self._runs(first_layer, end_layer)
+        if runs.shape[1] >= _MIN_RUN_BYTES:
+            for block, part in zip(block_ids.tolist(), data.reshape(len(block_ids), -1), strict=True):
+                runs[block] = part
+            return
         self._rows[rows] = data.reshape(len(rows), -1)
+
+    def _runs(self, first_layer: int, end_layer: int) -> np.ndarray:
+        """The bytes of these layers, which are contiguous in each block: ``[num_blocks, ...]``, a view."""
+        size = self.layout.block_layer_bytes
+        return self._rows.reshape(self.num_blocks, -1)[:, first_layer * size : end_layer * size]
 
     def _check(self, first_layer: int, end_layer: int, block_ids: np.ndarray, data: np.ndarray) -> np.ndarray:
         """The rows of ``_rows`` meant, in order; ValueError unless everything fits."""

@@ -20,6 +20,7 @@ SKIPPED = {"build", "dist", "node_modules", "src"}  # src holds links to folders
 FORBIDDEN_IN_PURE = {"asyncio", "grpc", "logging", "os", "random", "ray", "time", "torch", "triton"}
 PURE = (
     "router/*.py",
+    "cluster/batch/json_line.py",
     "cluster/batch/line.py",
     "cluster/batch/record.py",
     "cluster/batch/tally.py",
@@ -45,6 +46,7 @@ PURE = (
     "kv_transfer/target.py",
     "kv_transfer/terms.py",
     "kv_transfer/throughput.py",
+    "core/called.py",
     "core/errors.py",
     "core/limits.py",
     "core/messages.py",

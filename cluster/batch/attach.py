@@ -12,10 +12,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from twinpool.cluster.batch.stopping import StopSignals
 from twinpool.cluster.launch import plan_launch
 from twinpool.cluster.own_cluster import own_cluster, read_values
 from twinpool.cluster.state import StateFolder
+from twinpool.cluster.stopping import StopSignals
 from twinpool.cluster.up import DOWN_TIMEOUT_S
 from twinpool.core.errors import SpecError
 

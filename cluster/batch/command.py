@@ -14,10 +14,10 @@ from twinpool.cluster.batch.input_file import check_apart, scan_input
 from twinpool.cluster.batch.output_file import OutputFile
 from twinpool.cluster.batch.progress import show_progress
 from twinpool.cluster.batch.run import BatchRun, RunSettings
-from twinpool.cluster.batch.stopping import Stopped, StopSignals
 from twinpool.cluster.batch.tally import Tally, as_summary, as_values, start_tally
 from twinpool.cluster.json_text import json_text
 from twinpool.cluster.state import StateFolder
+from twinpool.cluster.stopping import Stopped, StopSignals
 from twinpool.core.errors import InvalidRequest, SpecError, TwinpoolError
 
 

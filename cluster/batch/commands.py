@@ -57,7 +57,7 @@ def run(
 ) -> None:
     """Answer every request that OUT.jsonl does not answer yet.
 
-    Exit codes: 0 all are answered, 1 some failed or are left, 2 bad input.
+    Exit codes: 0 all are answered, 1 some have an error instead or are left, 2 bad input.
     """
     from twinpool.client.timeout import Timeout
     from twinpool.cluster.batch.attach import Where

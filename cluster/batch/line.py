@@ -3,10 +3,10 @@
 Pure. Knows the batch format; what a body may say is openai_bodies' business.
 """
 
-import json
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
+from twinpool.cluster.batch.json_line import Decoded, decode
 from twinpool.cluster.openai_bodies import Ask, Endpoint, read_body
 from twinpool.core.errors import Internal, InvalidRequest
 from twinpool.core.limits import shown
@@ -59,9 +59,11 @@ def read_line(number: int, raw: bytes) -> Line:
     found = _fields(number, raw)
     if isinstance(found, Problem):
         return Line(number, None, found)
-    custom_id = found["custom_id"]
+    fields = found.value
+    custom_id = fields["custom_id"]
     try:
-        return Line(number, custom_id, _ask(found), found["body"])
+        _refuse_repeated(found)
+        return Line(number, custom_id, _ask(fields), fields["body"])
     except InvalidRequest as error:
         return Line(number, custom_id, refusal(error))
     except RecursionError:
@@ -73,7 +75,7 @@ def read_line(number: int, raw: bytes) -> Line:
 def read_key(number: int, raw: bytes) -> Key:
     """The key of the line alone, which is all that the first look at an input needs."""
     found = _fields(number, raw)
-    return number if isinstance(found, Problem) else str(found["custom_id"])
+    return number if isinstance(found, Problem) else str(found.value["custom_id"])
 
 
 def refusal(error: InvalidRequest) -> Problem:
@@ -81,35 +83,34 @@ def refusal(error: InvalidRequest) -> Problem:
     return Problem("invalid_request", str(error), error.field)
 
 
-def _fields(number: int, raw: bytes) -> dict[str, Any] | Problem:
+def _fields(number: int, raw: bytes) -> Decoded | Problem:
     """A line's fields, its custom_id checked."""
     if len(raw) > MAX_LINE_BYTES:
         return Problem("invalid_json", f"line {number} is longer than {MAX_LINE_BYTES} bytes")
     try:
-        fields = json.loads(raw.decode("utf-8-sig"), parse_constant=_refuse_constant)  # some editors begin with a BOM
+        decoded = decode(raw)
     except RecursionError:
         return Problem("invalid_json", f"line {number} is nested too deeply")
     except ValueError as error:
-        return Problem("invalid_json", f"line {number} is no JSON: {why_no_json(error)}")
+        return Problem("invalid_json", f"line {number} is no JSON: {error}")
+    fields = decoded.value
     if not isinstance(fields, dict):
         return Problem("invalid_json", f"line {number} is no JSON object, but {shown(fields)}")
     if "custom_id" not in fields:
         return Problem("invalid_custom_id", f"line {number} has no custom_id", "custom_id")
+    if "custom_id" in decoded.repeated:
+        return Problem("invalid_custom_id", f"line {number} has two custom_ids", "custom_id")
     custom_id = fields["custom_id"]
     if not isinstance(custom_id, str) or not custom_id:
         what = f"line {number} has the custom_id {shown(custom_id)}, which must be text"
         return Problem("invalid_custom_id", what, "custom_id")
-    return fields
+    return decoded
 
 
-def why_no_json(error: ValueError) -> str:
-    """What Python's reader found, without its count of lines, of which there is one."""
-    match error:
-        case json.JSONDecodeError():
-            return f"{error.msg} at character {error.colno}"
-        case UnicodeDecodeError():
-            return f"byte {error.start + 1} is no UTF-8"
-    return str(error).partition(";")[0]  # and without the advice on Python's limits
+def _refuse_repeated(decoded: Decoded) -> None:
+    """Of two values under one key, nobody can say which was meant."""
+    for key in (*decoded.repeated, *decoded.repeated_inside):
+        raise InvalidRequest(key, "is there twice")
 
 
 def _ask(fields: dict[str, Any]) -> Ask:
@@ -127,7 +128,3 @@ def _ask(fields: dict[str, Any]) -> Ask:
     if ask.stream:
         raise InvalidRequest("stream", "is not possible in a batch: leave it out")
     return ask
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")

@@ -32,7 +32,7 @@ async def _show_bar(tally: Tally, stream: IO[str]) -> None:
 
         def update() -> None:
             told = [f"{tally.tokens_per_s(time.monotonic()):.0f} tokens/s"]
-            told += [f"{tally.failed} failed"] if tally.failed else []
+            told += [f"{tally.failed} with an error"] if tally.failed else []
             told += [tally.note] if tally.note else []
             progress.update(task, completed=tally.done, description=", ".join(told))
 

@@ -3,11 +3,11 @@
 Pure. Every line that is written is final: its request is never tried again.
 """
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
-from twinpool.cluster.batch.line import Key, Line, Problem, why_no_json
+from twinpool.cluster.batch.json_line import decode
+from twinpool.cluster.batch.line import Key, Line, Problem
 from twinpool.cluster.json_text import json_text
 from twinpool.core.limits import shown
 
@@ -45,11 +45,11 @@ def read_record(raw: bytes) -> Record:
         ValueError: it is no line of a batch's output.
     """
     try:
-        fields = json.loads(raw)
+        fields = decode(raw).value
     except RecursionError:
         raise ValueError("is nested too deeply") from None
     except ValueError as error:
-        raise ValueError(f"is no JSON: {why_no_json(error)}") from None
+        raise ValueError(f"is no JSON: {error}") from None
     if not isinstance(fields, dict) or not {"custom_id", "response", "error"} <= set(fields):
         raise ValueError(f"is no answer of a batch, but {shown(fields)}")
     problem = fields["error"]

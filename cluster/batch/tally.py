@@ -18,7 +18,7 @@ class Tally:
 
     total: int
     before: int  # answered by earlier runs, problems included
-    failed: int  # lines with a problem, earlier runs' included
+    failed: int  # of these and those of this run: lines with a problem
     started_at: float
     answered: int = 0  # by this run, problems included
     prompt_tokens: int = 0
@@ -33,9 +33,14 @@ class Tally:
         return self.before + self.answered
 
     @property
+    def missing(self) -> int:
+        """Lines that are left for another run."""
+        return self.total - self.done
+
+    @property
     def exit_code(self) -> int:
-        """0 when every line has an answer, else 1."""
-        return int(self.done < self.total or self.failed > 0)
+        """0 when every line has an answer, 1 when some have a problem instead or are left."""
+        return int(self.missing > 0 or self.failed > 0)
 
     def tokens_per_s(self, now: float) -> float:
         """Tokens generated per second of this run."""
@@ -55,7 +60,7 @@ def start_tally(keys: Collection[Key], answered: Mapping[Key, bool], now: float)
 
 def as_line(tally: Tally, now: float) -> str:
     """Progress, in one line."""
-    line = f"{tally.done}/{tally.total} answered, {tally.failed} failed, {tally.tokens_per_s(now):.0f} tokens/s"
+    line = f"{tally.done}/{tally.total} done, {tally.failed} with an error, {tally.tokens_per_s(now):.0f} tokens/s"
     return f"{line}; {tally.note}" if tally.note else line
 
 
@@ -66,7 +71,7 @@ def as_values(tally: Tally, now: float) -> dict[str, Any]:
         "answered": tally.answered,
         "answered_before": tally.before,
         "failed": tally.failed,
-        "missing": tally.total - tally.done,
+        "missing": tally.missing,
         "prompt_tokens": tally.prompt_tokens,
         "completion_tokens": tally.completion_tokens,
         "tokens_per_s": round(tally.tokens_per_s(now), 1),
@@ -79,18 +84,21 @@ def as_values(tally: Tally, now: float) -> dict[str, Any]:
 def as_summary(tally: Tally, now: float) -> str:
     """What a run did, in a few lines."""
     wall_s = now - tally.started_at
-    before = f", {tally.before} of them by earlier runs" if tally.before else ""
+    before = f"; {tally.before} of them done by earlier runs" if tally.before else ""
+    counts = f"{tally.done - tally.failed} answered, {tally.failed} with an error, {tally.missing} left"
     lines = [
-        f"{tally.done} of {tally.total} requests answered{before}; {tally.failed} failed",
+        f"{tally.total} requests: {counts}{before}",
         f"{tally.prompt_tokens} prompt tokens and {tally.completion_tokens} generated in {wall_s:.1f} s, "
         f"{tally.tokens_per_s(now):.0f} generated tokens/s",
     ]
     if tally.failed:
-        lines.append("why requests failed is in the output, under error; delete such a line to have it tried again")
+        lines.append(
+            "what is wrong with a request is in the output, under error; delete that line to have it tried again"
+        )
     if tally.stopped:
         lines.append(f"ended early: {tally.stopped}")
     told = list(tally.unfinished.items())[:MAX_UNFINISHED_TOLD]
     lines += [f"left for another run: {key!r}: {why}" for key, why in told]
-    if tally.done < tally.total:
-        lines.append(f"run it again for the {tally.total - tally.done} requests without an answer")
+    if tally.missing:
+        lines.append(f"run it again for the {tally.missing} that are left")
     return "\n".join(lines)

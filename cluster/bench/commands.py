@@ -111,14 +111,16 @@ def engine(
 @app.command()
 def serve(
     rate: Annotated[float, typer.Option(help="mean requests per second", min=POSITIVE, max=1e6)],
-    duration: Annotated[float | None, typer.Option(help="seconds in which requests arrive", min=POSITIVE)] = None,
+    duration: Annotated[
+        float | None, typer.Option(help="seconds in which requests arrive; 30 without --requests", min=POSITIVE)
+    ] = None,
     requests: Annotated[int | None, typer.Option(help="most requests that arrive", min=1)] = None,
     cluster: Annotated[str | None, typer.Option(help="name of a running cluster; by default the only one")] = None,
     address: AddressOption = None,
     compare: Annotated[
         Path | None, typer.Option(help="YAML of a cluster to bring up, and then as mixed workers", metavar="FILE")
     ] = None,
-    rounds: Annotated[int, typer.Option(help="of --compare", min=1, max=100)] = 1,
+    rounds: Annotated[int | None, typer.Option(help="of --compare; 1 unless given", min=1, max=100)] = None,
     arrivals: Annotated[Arrivals, typer.Option(help="how gaps are distributed")] = Arrivals.POISSON,
     cv: Annotated[float | None, typer.Option(help="of gamma gaps: deviation over mean", min=0.01, max=100)] = None,
     lengths: Annotated[
@@ -138,6 +140,8 @@ def serve(
 
     if arrivals is not Arrivals.GAMMA and cv is not None:
         raise typer.BadParameter("--cv is for --arrivals gamma")
+    if compare is None and rounds is not None:
+        raise typer.BadParameter("--rounds is for --compare")
     if compare is not None and (cluster is not None or address is not None):
         raise typer.BadParameter("--compare brings its own clusters up: name none")
     options = load_options(
@@ -157,7 +161,7 @@ def serve(
     if compare is not None:
         from twinpool.cluster.bench.compare import COLUMNS, compare_modes
 
-        print_report("bench serve", compare_modes(compare, options, rounds, folder()), COLUMNS, as_json=as_json)
+        print_report("bench serve", compare_modes(compare, options, rounds or 1, folder()), COLUMNS, as_json=as_json)
     else:
         from twinpool.cluster.bench.serve import COLUMNS as SERVE_COLUMNS
         from twinpool.cluster.bench.serve import bench_serve

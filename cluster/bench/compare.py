@@ -10,17 +10,17 @@ from pathlib import Path
 
 from twinpool.cluster.bench.measures import ratio
 from twinpool.cluster.bench.pair import read_pair
-from twinpool.cluster.bench.serve import LoadOptions, Measured, check_load, measure_load, row_of
+from twinpool.cluster.bench.report import Column
+from twinpool.cluster.bench.serve import LOAD_COLUMNS, LoadOptions, Measured, check_load, measure_load, row_of
 from twinpool.cluster.own_cluster import Values, own_cluster
 from twinpool.cluster.state import StateFolder
 
 SPLIT, MIXED = "disaggregated", "mixed"
 RATES = ("slo_attainment", "goodput_rps", "tokens_per_s")
 LATENCIES = ("ttft_s", "tpot_s", "itl_s", "e2e_s")
-COLUMNS = (
-    *("mode", "pools", "rate_rps", "requests", "completed", "slo_attainment", "goodput_rps"),
-    *("ttft_s.p50", "ttft_s.p99", "tpot_s.p50", "tpot_s.p99", "itl_s.p99"),
-    *("ratios.goodput_rps", "ratios.ttft_s.p99", "ratios.tpot_s.p99"),
+COLUMNS: tuple[Column, ...] = (
+    *("mode", *LOAD_COLUMNS),
+    *(("ratios.goodput_rps", "x met/s"), ("ratios.ttft_s.p99", "x TTFT p99"), ("ratios.tpot_s.p99", "x TPOT p99")),
 )
 
 

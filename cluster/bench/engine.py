@@ -15,6 +15,7 @@ import numpy as np
 
 from twinpool.cluster.bench.engine_ours import EngineSetup, OurEngine
 from twinpool.cluster.bench.engine_peer import Peer, import_transformers, write_dummy_checkpoint
+from twinpool.cluster.bench.engine_room import check_room
 from twinpool.cluster.bench.generation import Generations, draw_prompts
 from twinpool.cluster.bench.measures import percentiles, spread
 from twinpool.core.errors import SpecError
@@ -61,11 +62,13 @@ def bench_engine(options: EngineOptions) -> list[Values]:
     """Measure one model: a row for each concurrency and peer.
 
     Raises:
-        SpecError: the model cannot be loaded by both, or the lengths do not fit it; transformers is not installed.
+        SpecError: the model cannot be loaded by both, or is too large for this machine, or the lengths do not fit it;
+            transformers is not installed. Nothing was measured.
     """
     import_transformers()  # before anything is loaded
     _check(options)
     dtype = choose_dtype(options.model, load_model_config(options.model), options.dtype)
+    check_room(_setup(options, options.model, dtype, max(options.concurrency)))
     rows: list[Values] = []
     with _checkpoint(options.model, dtype) as path:
         peer = Peer(path, dtype, options.threads)
@@ -94,8 +97,8 @@ def _checkpoint(model: str, dtype: str) -> Iterator[str]:
         yield folder
 
 
-def _measure(options: EngineOptions, path: str, dtype: str, peer: Peer, concurrency: int) -> list[Values]:
-    setup = EngineSetup(
+def _setup(options: EngineOptions, path: str, dtype: str, concurrency: int) -> EngineSetup:
+    return EngineSetup(
         model=path,
         dtype=dtype,
         threads=options.threads,
@@ -104,6 +107,10 @@ def _measure(options: EngineOptions, path: str, dtype: str, peer: Peer, concurre
         deterministic=options.deterministic,
         quantization=options.quantization,
     )
+
+
+def _measure(options: EngineOptions, path: str, dtype: str, peer: Peer, concurrency: int) -> list[Values]:
+    setup = _setup(options, path, dtype, concurrency)
     vocab_size = load_shape(path, dtype).vocab_size
     rng = np.random.default_rng([options.seed, concurrency])
     ours = OurEngine(setup)

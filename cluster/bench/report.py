@@ -19,6 +19,7 @@ import twinpool
 from twinpool.cluster.json_text import json_text
 
 Values = dict[str, Any]
+Column = str | tuple[str, str]  # a key, ``a.b`` for key b of the object a; and its header, where it is not the key
 GIT_TIMEOUT_S = 10.0
 
 
@@ -27,8 +28,8 @@ def envelope(command: str, results: Sequence[Values]) -> Values:
     return {"command": command, "machine": describe_machine(), "commit": find_commit(), "results": list(results)}
 
 
-def print_report(command: str, results: Sequence[Values], columns: Sequence[str], *, as_json: bool) -> None:
-    """Print the envelope, or a table of some of its columns; ``a.b`` is key b of the object a."""
+def print_report(command: str, results: Sequence[Values], columns: Sequence[Column], *, as_json: bool) -> None:
+    """Print the envelope, or a table of some of its columns."""
     report = envelope(command, results)
     if as_json:
         sys.stdout.write(json_text(report) + "\n")
@@ -37,10 +38,11 @@ def print_report(command: str, results: Sequence[Values], columns: Sequence[str]
     machine = ", ".join(f"{name} {value}" for name, value in report["machine"].items() if value is not None)
     console.print(f"twinpool {command}; commit {report['commit']}; {machine}")
     table = Table(box=None, header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
+    named = [(column, column) if isinstance(column, str) else column for column in columns]
+    for _, header in named:
+        table.add_column(header, overflow="fold")
     for result in results:
-        table.add_row(*(_cell(_look_up(result, column)) for column in columns))
+        table.add_row(*(_cell(_look_up(result, key)) for key, _ in named))
     console.print(table)
 
 
@@ -53,6 +55,8 @@ def _look_up(values: Any, column: str) -> Any:
 def _cell(value: object) -> str:
     if value is None:
         return "-"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_cell(item)}" for name, item in value.items())
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

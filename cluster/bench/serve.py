@@ -19,15 +19,17 @@ from twinpool.cluster.bench.arrivals import MAX_REQUESTS, Process, draw_arrivals
 from twinpool.cluster.bench.lengths import Length, read_lengths
 from twinpool.cluster.bench.load import make_offers, offer_load
 from twinpool.cluster.bench.measures import Outcome, summarise
+from twinpool.cluster.bench.report import Column
 from twinpool.core.errors import SpecError
 from twinpool.core.messages import Goal
 
 Values = dict[str, Any]
-COLUMNS = (
-    *("cluster", "model", "pools", "rate_rps", "requests", "completed", "rejected", "failed", "cut"),
-    *("slo_attainment", "goodput_rps", "tokens_per_s"),
-    *("ttft_s.p50", "ttft_s.p99", "tpot_s.p50", "tpot_s.p99", "itl_s.p99", "e2e_s.p50", "e2e_s.p99"),
+LOAD_COLUMNS: tuple[Column, ...] = (
+    *("pools", ("rate_rps", "rate/s"), ("requests", "sent"), ("completed", "done")),
+    *(("slo_attainment", "met"), ("goodput_rps", "met/s"), ("tokens_per_s", "tokens/s")),
+    *(("ttft_s.p50", "TTFT p50"), ("ttft_s.p99", "p99"), ("tpot_s.p50", "TPOT p50"), ("tpot_s.p99", "p99")),
 )
+COLUMNS: tuple[Column, ...] = ("cluster", *LOAD_COLUMNS, ("e2e_s.p99", "all p99"))
 MAX_WAIT_S = 86_400.0
 DEFAULT_DURATION_S = 30.0
 

@@ -285,6 +285,18 @@ def test_addresses_must_be_host_and_port(addresses: Any) -> None:
             make(addresses)
 
 
+@pytest.mark.parametrize("addresses", ["h:0", "127.0.0.1:99999", "h:" + "9" * 5000])
+def test_a_port_out_of_range_is_named_as_such(addresses: str) -> None:
+    with pytest.raises(ValueError, match="a port from 1 to 65535"):
+        Client(addresses)
+
+
+@pytest.mark.parametrize("addresses", [None, 7070, {"h:1"}, b"h:1"])
+def test_addresses_of_another_type_are_a_type_error(addresses: Any) -> None:
+    with pytest.raises(TypeError, match="host:port or a list"):
+        Client(addresses)
+
+
 def test_the_examples_of_the_documentation_run(gateway: Any, capsys: pytest.CaptureFixture[str]) -> None:
     page = (Path(__file__).parents[2] / "docs" / "client.md").read_text().replace("127.0.0.1:7070", gateway.address)
     examples = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)

@@ -23,6 +23,22 @@ def test_only_given_sampling_fields_are_set() -> None:
     assert not build(seed=None).sampling.HasField("seed")
 
 
+@pytest.mark.parametrize("name", SAMPLING_NAMES)
+def test_none_is_as_good_as_not_given(name: str) -> None:
+    assert build(**{name: None}) == build()
+
+
+def test_an_unknown_keyword_is_refused_whatever_its_value() -> None:
+    with pytest.raises(TypeError, match="unknown sampling keyword best_of"):
+        build(best_of=None)
+
+
+@pytest.mark.parametrize("stop", [5, b"x", {"a"}, {"a": 1}])
+def test_stop_says_that_one_text_will_do(stop: Any) -> None:
+    with pytest.raises(InvalidRequest, match="must be a text or a list of texts, not"):
+        build(stop=stop)
+
+
 def test_an_empty_prompt_is_left_to_the_gateway() -> None:
     assert build("").WhichOneof("prompt") == "text"
     assert build([]).WhichOneof("prompt") == "token_ids"

@@ -53,6 +53,6 @@ def test_the_page_tells_default_and_limits(name: str) -> None:
 
 def test_the_page_uses_no_name_that_is_unknown() -> None:
     known = {item.name for item in fields(SamplingParams)}
-    others = {"k", "echo", "choice", "token_ids", "usage.completion_tokens", "InvalidRequest", "SamplingParams"}
+    others = {"k", "echo", "choice", "token_ids", "usage.completion_tokens", "InvalidRequest", "None", "SamplingParams"}
     names = set(re.findall(r"`([a-z_.]+|[A-Z]\w+)`", PAGE))
     assert names <= known | others

@@ -44,4 +44,5 @@ def test_cores_that_are_not_there_are_refused_by_name_and_nothing_changes():
 
 def test_missing_cores_are_told_with_those_there_are():
     assert missing_cores((0, 1), {0, 1, 2}) == ""
-    assert missing_cores((5, 0, 9), {1, 0}) == "cores 5, 9 cannot be used here; there are 0, 1"
+    assert missing_cores((5, 0, 9), {1, 0}) == "cores 5,9 cannot be used here; there are 0-1"
+    assert missing_cores((7, 8, 9), {4, 0, 1, 2}) == "cores 7-9 cannot be used here; there are 0-2,4"

@@ -50,13 +50,22 @@ async def test_the_command_tells_what_it_did_and_continues_what_was_begun(tmp_pa
         code, stdout, stderr = await Command(tmp_path).run(*address, "--json")
         told = json.loads(stdout)
         assert (code, told["requests"], told["answered"], told["completion_tokens"]) == (0, 10, 10, 40)
-        assert "10/10 answered, 0 failed" in stderr
+        assert "10/10 done, 0 with an error" in stderr
         lines = (tmp_path / "out").read_bytes().splitlines(keepends=True)
         (tmp_path / "out").write_bytes(b"".join(lines[:6]) + lines[6][:30])
         code, stdout, _ = await Command(tmp_path).run(*address)
     assert code == 0
-    assert "10 of 10 requests answered, 6 of them by earlier runs; 0 failed" in stdout
+    assert "10 requests: 10 answered, 0 with an error, 0 left; 6 of them done by earlier runs\n" in stdout
     assert len(by_id(tmp_path / "out")) == 10
+
+
+@in_a_loop
+async def test_requests_with_an_error_are_not_told_as_answered(tmp_path: Path) -> None:
+    put(tmp_path, [completion("a"), completion("b", tools=[]), "nonsense"])
+    async with running(make_plan()) as cluster:
+        code, stdout, _ = await Command(tmp_path).run("--address", cluster.addresses[0])
+    assert code == 1
+    assert stdout.splitlines()[0] == "3 requests: 1 answered, 2 with an error, 0 left"
 
 
 @in_a_loop
@@ -130,6 +139,7 @@ async def test_an_unreachable_cluster_ends_with_1_and_says_how_far_it_got(tmp_pa
     put(tmp_path, [completion("a"), "nonsense"])
     code, stdout, _ = await Command(tmp_path).run("--address", f"127.0.0.1:{free_port}", "--patience-s", "0.2")
     assert code == 1
-    assert "1 of 2 requests answered; 1 failed" in stdout
-    assert "why requests failed is in the output" in stdout
+    assert "2 requests: 0 answered, 1 with an error, 1 left\n" in stdout
+    assert "what is wrong with a request is in the output" in stdout
+    assert "run it again for the 1 that are left" in stdout
     assert "ended early: the cluster took no request for 0.2 s" in stdout

@@ -47,12 +47,39 @@ def test_a_line_that_is_no_object_is_known_by_its_number(bad: bytes) -> None:
         (b"{'a': 1}", "line 7 is no JSON: Expecting property name enclosed in double quotes at character 2"),
         (b'{"a": "\xff"}', "line 7 is no JSON: byte 8 is no UTF-8"),
         (b'{"a": NaN}', "line 7 is no JSON: NaN is no JSON number"),
+        (b'{"a": -%s}' % (b"9" * 5000), "line 7 is no JSON: it has a number of 5000 digits; at most 640 are read"),
     ],
 )
 def test_where_a_line_stops_to_be_json_is_told_within_that_line(bad: bytes, said: str) -> None:
     content = read_line(7, bad).content
     assert isinstance(content, Problem)
     assert content.message == said
+
+
+def test_a_line_with_two_custom_ids_has_none() -> None:
+    line = read_line(7, b'{"custom_id": "a", ' + raw(completion("a"))[1:])
+    assert line.key == 7
+    assert line.content == Problem("invalid_custom_id", "line 7 has two custom_ids", "custom_id")
+
+
+@pytest.mark.parametrize(
+    ("once", "twice", "name"),
+    [
+        (b'"method": "POST"', b'"method": "POST", "method": "POST"', "method"),
+        (b'"max_tokens": 4', b'"max_tokens": 4, "max_tokens": 5', "max_tokens"),
+        (b'"role": "user"', b'"role": "user", "role": "system"', "role"),
+        (b'"role": "user"', b'"role": "user", "custom_id": "b", "custom_id": "c"', "custom_id"),
+    ],
+)
+def test_a_key_that_is_there_twice_is_named_and_the_line_keeps_its_id(once: bytes, twice: bytes, name: str) -> None:
+    line = read_line(7, raw(chat("a")).replace(once, twice))
+    assert line.key == "a"
+    assert line.content == Problem("invalid_request", f"{name}: is there twice", name)
+
+
+def test_a_key_may_be_there_again_in_another_object() -> None:
+    messages = [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]
+    assert isinstance(read_line(7, raw(chat("a") | {"body": {"messages": messages}})).content, Ask)
 
 
 def test_a_byte_order_mark_is_no_problem() -> None:

@@ -39,4 +39,4 @@ def test_what_is_waited_for_is_shown_letter_for_letter(is_terminal: bool, monkey
     text = asyncio.run(shown(tally, is_terminal=is_terminal))
     assert NOTE in text
     assert "2/5" in text
-    assert "1 failed" in text
+    assert "1 with an error" in text

@@ -24,7 +24,6 @@ from twinpool.cluster.bench.lengths import Length
 from twinpool.cluster.bench.load import make_offers, offer_load
 from twinpool.cluster.bench.measures import Ending
 from twinpool.cluster.bench.pair import read_pair
-from twinpool.cluster.bench.report import envelope, print_report
 from twinpool.cluster.bench.serve import load_options, measure_load
 from twinpool.cluster.bench.serve import row_of as serve_row
 from twinpool.core.errors import SpecError
@@ -59,25 +58,6 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def load(rate: float = 100.0, **changes: Any) -> Any:
     values: dict[str, Any] = {"process": "poisson", "goal_ttft_s": 30.0, "goal_tpot_s": 30.0, "requests": 8}
     return load_options(rate, None, **(values | {"prompt_tokens": 20, "new_tokens": 5} | changes))
-
-
-# --- report -----------------------------------------------------------------------------------------------------------
-
-
-def test_the_envelope_names_command_machine_and_commit() -> None:
-    report = envelope("bench engine", [{"ratio": 1.5}])
-    assert set(report) == {"command", "machine", "commit", "results"}
-    assert {"cpu", "cores", "memory_bytes", "python", "torch", "triton"} <= set(report["machine"])
-    assert report["machine"]["cores"] >= 1
-    assert report["commit"] is None or 6 < len(report["commit"]) < 41
-
-
-def test_json_is_one_object_and_a_table_looks_into_nested_keys(capsys: pytest.CaptureFixture[str]) -> None:
-    rows = [{"name": "a", "ttft_s": {"p50": 0.25}, "ratio": None}]
-    print_report("bench x", rows, ("name",), as_json=True)
-    assert json.loads(capsys.readouterr().out)["results"] == rows
-    print_report("bench x", rows, ("name", "ttft_s.p50", "ratio", "ttft_s.p99.none"), as_json=False)
-    assert capsys.readouterr().out.splitlines()[-1].split() == ["a", "0.25", "-", "-"]
 
 
 # --- engine -----------------------------------------------------------------------------------------------------------
@@ -136,6 +116,7 @@ def test_engine_and_peer_answer_the_same_tokens() -> None:
         ({"model": "dummy:none"}, "no such shape"),
         ({"model": "/nowhere"}, "no such model directory"),
         ({"prompt_tokens": 4096, "new_tokens": 1}, "over the model's 4096"),
+        ({"model": "dummy:llama-3-70b", "concurrency": (1, 4096)}, "MiB of KV need .* this machine has .* free"),
     ],
 )
 def test_what_both_cannot_load_is_refused(changes: dict[str, Any], told: str) -> None:
@@ -337,6 +318,7 @@ def test_ctrl_c_takes_down_what_was_started(tmp_path: Path, no_leaked_processes:
         (("serve", "--rate", "0"), "rate"),
         (("serve", "--rate", "nan"), "rate"),
         (("serve", "--rate", "1", "--cv", "2"), "--arrivals gamma"),
+        (("serve", "--rate", "1", "--rounds", "3"), "--rounds is for --compare"),
         (("serve", "--rate", "1"), "no cluster is up here"),
         (("serve", "--rate", "1", "--compare", "/nowhere.yaml"), "no such file"),
         (("serve", "--rate", "1", "--compare", "/nowhere.yaml", "--address", "a:1"), "name none"),

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from twinpool import __version__
+
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ROOT / "examples" / "models" / "tiny"
@@ -43,7 +45,7 @@ def assert_refused(done: subprocess.CompletedProcess[str], *expected: str) -> No
 def test_check_says_what_would_start(tmp_path: Path) -> None:
     done = twinpool(tmp_path, "check", spec(tmp_path))
     assert (done.returncode, done.stderr) == (0, "")
-    assert "2 workers, 1 gateways" in done.stdout
+    assert done.stdout.endswith("ok: 2 workers, 1 gateway\n")
 
 
 def test_every_yaml_problem_is_told_in_a_line_of_its_own(tmp_path: Path) -> None:
@@ -79,6 +81,11 @@ def test_a_gateway_that_does_not_answer_is_named(tmp_path: Path, free_port: int)
     assert done.returncode == 1
     assert str(free_port) in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_version_is_the_packages(tmp_path: Path) -> None:
+    done = twinpool(tmp_path, "--version")
+    assert (done.returncode, done.stdout) == (0, f"twinpool {__version__}\n")
 
 
 def test_schema_is_the_committed_one(tmp_path: Path) -> None:

@@ -188,3 +188,13 @@ def test_tokens_beside_those_that_cannot_be_taken_arrive() -> None:
     bad = pb.Delta(request_id="r0", epoch=1, token_ids=[7], logprobs=[{"token_id": 7, "top_ids": [1]}])
     world.dispatcher.stepped("m", pb.StepOutput(deltas=[bad, pb.Delta(request_id="s0", epoch=1, token_ids=[8])]))
     assert next_piece(well)[1].token_ids == (8,)
+
+
+def test_what_the_model_cannot_answer_is_not_tried_again() -> None:
+    world = World()
+    flights = world.submit("r")
+    failure = pb.Failure(request_id="r0", epoch=1, kind=pb.FAILURE_KIND_UNANSWERABLE, reason="logits are not finite")
+    world.dispatcher.stepped("m", pb.StepOutput(failures=[failure]))
+    with pytest.raises(Internal, match="not finite"):
+        next_piece(flights)
+    assert (world.begun, world.cancelled) == (["r0"], ["r0"])

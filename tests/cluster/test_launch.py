@@ -111,6 +111,16 @@ def test_cores_that_this_machine_lacks_are_refused_at_their_line(tmp_path: Path)
     assert plan_launch(write(tmp_path, elsewhere)).workers[0].cores == (9998,)
 
 
+def test_a_core_of_two_pools_is_refused_at_its_line_where_both_are_on_one_machine(tmp_path: Path) -> None:
+    core = min(os.sched_getaffinity(0))
+    pools = f"pools:\n  prefill: {{workers: 1, cores: {core}}}\n  decode: {{workers: 1, cores: {core}}}"
+    text = f"name: two\nmodel: {{path: {TINY}}}\n{pools}\n"
+    told = refusal(write(tmp_path, text))
+    assert f"cluster.yaml:5: pools.decode.cores: core {core} is pools.prefill's; a core belongs to one pool" in told
+    plan = plan_launch(write(tmp_path, text + "ray: {address: 'host:6379'}\n"))
+    assert [worker.cores for worker in plan.workers] == [(core,), (core,)]
+
+
 def test_int8_weights_are_counted_when_memory_is_checked() -> None:
     plain, quantized = (load_shape("dummy:llama-3-8b", "bfloat16", how) for how in ("none", "int8"))
     assert quantized.weight_bytes > 1.4 * plain.weight_bytes

@@ -159,12 +159,12 @@ def test_cancel_by_id_ends_the_stream_and_is_idempotent() -> None:
 
 
 BAD_REQUESTS = [
-    ({"token_ids": {"ids": []}}, "token_ids"),
+    ({"token_ids": {"ids": []}}, "prompt"),
     ({}, "prompt"),
-    ({"token_ids": {"ids": [1, 2, 32_000]}}, "token_ids"),
-    ({"token_ids": {"ids": [1] * 600}}, "token_ids"),
-    ({"text": "this model has no tokenizer"}, "text"),
-    ({"chat": {"messages": []}}, "chat"),
+    ({"token_ids": {"ids": [1, 2, 32_000]}}, "prompt"),
+    ({"token_ids": {"ids": [1] * 600}}, "prompt"),
+    ({"text": "this model has no tokenizer"}, "prompt"),
+    ({"chat": {"messages": []}}, "prompt"),
     ({"token_ids": {"ids": [1]}, "sampling": {"temperature": float("nan")}}, "sampling.temperature"),
     ({"token_ids": {"ids": [1]}, "sampling": {"temperature": -1}}, "sampling.temperature"),
     ({"token_ids": {"ids": [1]}, "sampling": {"top_p": 0}}, "sampling.top_p"),

@@ -6,11 +6,13 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 
 from tests.cluster.engine_builders import make_config, make_request
 from twinpool.cluster.outbox import Outbox
 from twinpool.cluster.worker import Worker
 from twinpool.core.messages import Request, WorkerAddress
+from twinpool.model.sequence import Key
 from twinpool.protos.convert import address_to_proto, request_to_proto
 from twinpool.protos.twinpool.v1 import worker_pb2 as pb
 
@@ -31,12 +33,16 @@ async def running() -> AsyncIterator[Worker]:
 
 def reserve(worker: Worker, request_id: str) -> None:
     request = request_to_proto(make_request(request_id))
-    worker.reserve("g", pb.ReserveOrder(request=request, source=AWAY))
+    worker.attempts.reserve("g", pb.ReserveOrder(request=request, source=AWAY))
 
 
 def prefill(worker: Worker, request: Request, *, is_parked: bool = False) -> None:
     order = pb.PrefillOrder(request=request_to_proto(request), target=AWAY, expects_parked=is_parked)
-    worker.prefill("g", order)
+    worker.attempts.prefill("g", order)
+
+
+def wait_for(event: threading.Event) -> None:
+    assert event.wait(TIMEOUT_S)
 
 
 async def next_delta(outbox: Outbox) -> pb.Delta:
@@ -48,12 +54,12 @@ async def next_delta(outbox: Outbox) -> pb.Delta:
 def test_a_reservation_cancelled_before_its_source_starts_leaves_the_view_at_once() -> None:
     async def reserve_and_cancel() -> list[int]:
         async with running() as worker:
-            outbox = worker.attached("g")
+            outbox = worker.attempts.attached("g")
             counts = [(await outbox.take()).view.reservations]  # the idle engine's first and only view
             for request_id in ("first", "second"):
                 reserve(worker, request_id)
             for request_id in ("first", "second"):
-                worker.cancel("g", request_id)
+                worker.attempts.cancel("g", request_id)
                 counts.append((await outbox.take()).view.reservations)
             return counts
 
@@ -65,14 +71,14 @@ def test_a_reservation_cancelled_before_the_engine_hears_of_it_leaves_the_view()
 
     async def reserve_and_cancel() -> list[int]:
         async with running() as worker:
-            outbox, step_ends = worker.attached("g"), threading.Event()
+            outbox, step_ends = worker.attempts.attached("g"), threading.Event()
             counts = [(await outbox.take()).view.reservations]
-            worker.engine.post(lambda: step_ends.wait(TIMEOUT_S))
+            worker.engine.post(partial(wait_for, step_ends))
             reserve(worker, "r")
-            worker.stepped([], worker.engine.load())  # somebody else's step
+            worker.attempts.stepped([], worker.engine.load())  # somebody else's step
             counts.append((await outbox.take()).view.reservations)
-            worker.bind_blocks("r", 1)
-            worker.cancel("g", "r")
+            worker.attempts.bind_blocks("r", 1)
+            worker.attempts.cancel("g", "r")
             step_ends.set()
             while reservations := (await outbox.take()).view.reservations:
                 counts.append(reservations)
@@ -84,11 +90,11 @@ def test_a_reservation_cancelled_before_the_engine_hears_of_it_leaves_the_view()
 def test_a_gateway_that_calls_again_has_nothing_left_of_its_first_call() -> None:
     async def call_twice() -> tuple[int, int, bool]:
         async with running() as worker:
-            former = worker.attached("g")
+            former = worker.attempts.attached("g")
             reserve(worker, "target")
             prefill(worker, make_request("source"))
             await next_delta(former)
-            before, _ = worker.num_attempts, worker.attached("g")
+            before, _ = worker.num_attempts, worker.attempts.attached("g")
             return before, worker.num_attempts, former.is_replaced
 
     assert asyncio.run(call_twice()) == (2, 0, True)
@@ -97,9 +103,9 @@ def test_a_gateway_that_calls_again_has_nothing_left_of_its_first_call() -> None
 def test_kv_that_is_here_is_sent_elsewhere_only_by_an_order_that_knows_of_it() -> None:
     """Whoever does not know of it did not hear the first token either, and waits for it."""
 
-    async def order_twice(*, is_parked: bool) -> list[tuple[int, int]]:
+    async def order_twice(*, is_parked: bool) -> list[tuple[str, int]]:
         async with running() as worker:
-            outbox, request = worker.attached("g"), make_request("r")
+            outbox, request = worker.attempts.attached("g"), make_request("r")
             prefill(worker, request)
             deltas = [await next_delta(outbox)]
             if is_parked:
@@ -113,3 +119,18 @@ def test_kv_that_is_here_is_sent_elsewhere_only_by_an_order_that_knows_of_it() -
 
     assert asyncio.run(order_twice(is_parked=False)) == [("r", 1), ("r", 2)]
     assert asyncio.run(order_twice(is_parked=True)) == [("r", 1), ("other", 1)]
+
+
+def test_a_request_without_a_token_is_told_as_one_that_no_worker_can_answer() -> None:
+    async def fail() -> list[pb.Failure]:
+        async with running() as worker:
+            outbox = worker.attempts.attached("g")
+            reserve(worker, "r")
+            worker.attempts.engine_failed(Key("r", 1), "why")
+            while not (output := await outbox.take()).failures:
+                pass
+            assert worker.num_attempts == 0
+            return list(output.failures)
+
+    expected = pb.Failure(request_id="r", epoch=1, kind=pb.FAILURE_KIND_UNANSWERABLE, reason="why")
+    assert asyncio.run(fail()) == [expected]

@@ -65,7 +65,7 @@ def test_orders_of_a_stream_that_was_replaced_are_void(is_replaced: bool) -> Non
 
     async def attach() -> None:
         async with asyncio.timeout(20):
-            async for _ in WorkerService(heard, SECRET).Attach(orders(), Context()):
+            async for _ in WorkerService(heard, heard, SECRET).Attach(orders(), Context()):
                 pass
 
     asyncio.run(attach())

@@ -115,6 +115,7 @@ def test_memory_that_is_no_size_is_refused(memory: object):
         ("pools", {"mixed": {"workers": 1, "cores": True}}, "pools.mixed.cores"),
         ("pools", {"mixed": {"workers": 2, "cores": 0}}, "pools.mixed.cores"),
         ("pools", {"mixed": {"workers": 2, "cores": "0-2"}}, "pools.mixed.cores"),
+        ("pools", {"mixed": {"workers": 2, "cores": "0-3", "threads": 3}}, "pools.mixed.threads"),
         ("model", {"path": "dummy:x", "deterministic": 1}, "model.deterministic"),
         ("transfer", {"codec": "fp4"}, "transfer.codec"),
         ("transfer", {"link": "shm", "codec": "int8"}, "transfer.codec"),
@@ -168,6 +169,13 @@ def test_a_pools_cores_are_shared_out_in_equal_slices_in_the_order_given():
     assert [pool.cores_of(index) for index in range(3)] == [(4, 5), (6, 0), (9, 2)]
     assert good(pools={"mixed": {"workers": 1, "cores": 7}}).pools.mixed.cores_of(0) == (7,)
     assert good().pools.prefill.cores_of(0) == ()
+
+
+def test_deterministic_arithmetic_sends_kv_with_all_its_bits():
+    model = {"path": "dummy:x", "deterministic": True}
+    assert good(model=model).transfer.codec == "raw"
+    for codec in ("int8", "auto"):
+        assert list(problems_of(model=model, transfer={"codec": codec})) == ["transfer.codec"]
 
 
 def test_deterministic_arithmetic_and_quantization_can_each_be_had():

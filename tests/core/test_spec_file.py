@@ -49,6 +49,7 @@ pools:
 kv:
 goals:
   default: {ttft_s: .nan}
+transfer: {digest: maybe}
 """
     assert lines_of(write(tmp_path, text)) == [
         "1: name: must match pattern '^[a-z0-9-]{1,40}$', not 'Demo'",
@@ -59,6 +60,7 @@ goals:
         "10: kv: must be a mapping of keys to values, not nothing",
         "12: goals.default.tpot_s: is missing",
         "12: goals.default.ttft_s: must be a finite number, not nan",
+        "13: transfer.digest: must be true or false, not 'maybe'",
     ]
 
 

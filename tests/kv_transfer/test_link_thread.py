@@ -4,16 +4,18 @@ Transports rely on it: NCCL mixes messages up, and gloo ends the process, where 
 """
 
 import queue
+import threading
 from dataclasses import dataclass, field
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from twinpool.kv_transfer.header import Bytes
+from twinpool.kv_transfer.link import BlockIds
 from twinpool.kv_transfer.link_thread import ReceiveThread, SendThread, Wait
 from twinpool.kv_transfer.plan import Span
 
-from .fakes import WAIT_S, Ears, NumpyCache, make_group
+from .fakes import WAIT_S, Ears, NumpyCache, make_group, wait_until
 
 SPANS = st.builds(
     lambda layer, layers, block, blocks: Span(layer, min(3, layer + layers), block, block + blocks),
@@ -68,3 +70,24 @@ def test_both_ends_post_the_same_sizes_in_the_same_order(spans: list[Span], chun
             link.close()
             assert link.join(WAIT_S)
     assert here.posted == there.posted
+
+
+def test_a_close_that_waits_for_a_copy_lets_no_other_begin() -> None:
+    class SlowCache(NumpyCache):
+        num_copies = 0
+
+        def gather(self, first_layer: int, end_layer: int, block_ids: BlockIds, out: Bytes) -> None:
+            self.num_copies += 1
+            if self.num_copies == 1:
+                closing.start()
+                wait_until(lambda: sender._is_closing)
+            super().gather(first_layer, end_layer, block_ids, out)
+
+    cache, wire, ears = SlowCache(), QueueWire(), Ears()
+    sender = SendThread(lambda: wire, cache, ears, chunk_bytes=1)
+    closing = threading.Thread(target=sender.close)
+    sender.send(make_group(0, Span(0, 3, 0, 4), [0, 1, 2, 3]))
+    assert sender.join(WAIT_S)
+    closing.join(WAIT_S)
+    assert cache.num_copies == 1
+    assert ears.heard == [("open",), ("closed",)]

@@ -51,6 +51,16 @@ def test_a_great_many_small_blocks_go_through_staging_in_parts() -> None:
     assert digest == data_digest(source[order].reshape(-1)) == digest_blocks(source, order, 0, 1)
 
 
+@pytest.mark.parametrize("digest", [True, False])
+def test_large_blocks_are_copied_and_digested_to_their_last_byte(digest: bool) -> None:
+    source, target = make_pool(3, 300_001, seed=1), make_pool(3, 300_001, seed=2)  # not a multiple of any piece
+    before, here, there = target.copy(), np.array([4, 0]), np.array([8, 1])
+    found = copy_blocks(source, here, target, there, (1, 3), digest=digest)
+    assert found == (data_digest(source[here, 1:3].reshape(-1)) if digest else b"")
+    before[there, 1:3] = source[here, 1:3]
+    assert np.array_equal(target, before)
+
+
 @pytest.mark.parametrize("run", RUNS)
 @pytest.mark.parametrize(("here", "there"), [([9], [0]), ([-1], [0]), ([0], [9]), ([0], [-1]), ([0, 1], [0])])
 def test_ids_outside_a_pool_are_refused_and_nothing_is_copied(

@@ -44,6 +44,22 @@ def test_scatter_undoes_gather_and_touches_nothing_else(dtype):
     assert target.tensor.isnan().all()
 
 
+@pytest.mark.parametrize(("first", "end"), [(0, 5), (1, 4), (4, 5)])
+def test_large_runs_and_small_ones_are_copied_alike(first, end):
+    large = layout(num_kv_heads=4, block_tokens=64, head_dim=128)  # 256 KiB a layer: large from two layers on
+    source, target = TorchKVCache(large, 6), TorchKVCache(large, 6)
+    source.tensor.copy_(torch.randn(source.tensor.shape, generator=torch.Generator().manual_seed(0)))
+    target.tensor.fill_(torch.nan)
+    data = np.empty(3 * (end - first) * large.block_layer_bytes, dtype=np.uint8)
+    source.gather(first, end, np.array([5, 0, 5]), data)
+    assert np.array_equal(data, source.tensor[[5, 0, 5], first:end].contiguous().view(torch.uint8).flatten().numpy())
+    data.flags.writeable = False
+    target.scatter(first, end, np.array([1, 4, 2]), data)
+    assert torch.equal(target.tensor[[1, 4, 2], first:end], source.tensor[[5, 0, 5], first:end])
+    target.tensor[[1, 4, 2], first:end] = torch.nan
+    assert target.tensor.isnan().all()
+
+
 @pytest.mark.parametrize(
     ("first", "end", "ids", "nbytes", "complaint"),
     [

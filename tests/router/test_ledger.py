@@ -2,7 +2,7 @@
 
 import pytest
 
-from twinpool.core.errors import AttemptsExhausted, Corrupted
+from twinpool.core.errors import AttemptsExhausted, Corrupted, Internal
 from twinpool.core.messages import FailureKind, FinishReason, Goal, Request
 from twinpool.core.sampling import SamplingParams, TokenLogprobs
 from twinpool.router.ledger import Accepted, Ledger
@@ -190,6 +190,7 @@ def test_a_failed_transfer_told_by_its_target_keeps_the_source() -> None:
         (FailureKind.INTERNAL, 2, AttemptsExhausted),
         (FailureKind.PEER_LOST, 2, AttemptsExhausted),
         (FailureKind.CORRUPTED, 1, Corrupted),
+        (FailureKind.UNANSWERABLE, 0, Internal),
     ],
 )
 def test_attempts_are_bounded(kind: FailureKind, num_retries: int, error: type[Exception]) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from twinpool.core.errors import AttemptsExhausted, Corrupted
+from twinpool.core.errors import AttemptsExhausted, Corrupted, Internal
 from twinpool.core.messages import FailureKind, FinishReason, Goal, Request
 from twinpool.core.sampling import SamplingParams
 from twinpool.router.ledger import Ledger
@@ -147,7 +147,7 @@ class World:
             case FinishReason.LENGTH:
                 assert len(self.sent) == self.max_tokens
             case error:
-                assert isinstance(error, AttemptsExhausted | Corrupted)
+                assert isinstance(error, AttemptsExhausted | Corrupted | Internal)
         self.ledger.close("r")
         self.ledger.check()
 

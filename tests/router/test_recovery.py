@@ -17,6 +17,7 @@ PAIR = Route("p", "d", "test")
         (FailureKind.PEER_LOST, "d", "p"),
         (FailureKind.CORRUPTED, "d", "dp"),
         (FailureKind.INTERNAL, "d", "d"),
+        (FailureKind.UNANSWERABLE, "d", ""),
         (FailureKind.WORKER_LOST, "p", "p"),
     ],
 )

@@ -1,6 +1,6 @@
-"""SIGINT and SIGTERM while a batch runs: they end what may be ended now, and are noted otherwise.
+"""SIGINT and SIGTERM while something long runs: they end what may be ended now, and are noted otherwise.
 
-Knows signals, not batches. For the main thread, where alone Python hears signals.
+Knows signals, not what runs. For the main thread, where alone Python hears signals.
 """
 
 import signal
@@ -13,7 +13,7 @@ HEARD = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(BaseException):
-    """Raised in the midst of whatever runs, like KeyboardInterrupt, by ``StopSignals.raising``."""
+    """Raised by ``StopSignals``: in the midst of whatever runs, like KeyboardInterrupt, or by ``check``."""
 
 
 class StopSignals:
@@ -25,7 +25,8 @@ class StopSignals:
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
-        self._before = {number: signal.signal(number, self._hear) for number in HEARD}
+        self._before = {number: signal.getsignal(number) for number in HEARD}
+        self.listen()
         return self
 
     def __exit__(
@@ -33,6 +34,16 @@ class StopSignals:
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def listen(self) -> None:
+        """Take the signals, again where some library has taken them meanwhile."""
+        for number in HEARD:
+            signal.signal(number, self._hear)
+
+    def check(self) -> None:
+        """Raise Stopped if a signal came."""
+        if self.heard:
+            raise Stopped
 
     @contextmanager
     def ending(self, end: Callable[[], object]) -> Iterator[None]:
