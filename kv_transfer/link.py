@@ -15,7 +15,7 @@ from twinpool.kv_transfer.plan import Span
 
 BlockIds = NDArray[np.int64]
 
-CHUNK_BYTES = 8 << 20  # cancel and deadlines act at chunks; a chunk costs about 1 ms of CPU, whatever its size
+CHUNK_BYTES = 8 << 20  # cancel and deadlines act at chunks, so they bound how long either takes; each costs CPU, too
 
 
 class LinkError(Exception):

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import psutil
 import pytest
@@ -23,9 +24,11 @@ kv: {memory: 8MiB}
 ray: {address: auto}
 """
 HOST_A_RAY = """
-import ray, sys
+import pathlib, ray, sys
 context = ray.init(address="local", include_dashboard=True, dashboard_host="127.0.0.1", dashboard_port=int(sys.argv[1]),
-                   object_store_memory=80 * 2**20, configure_logging=False)
+                   object_store_memory=80 * 2**20, configure_logging=False, _temp_dir=sys.argv[2])
+address = ray.get_runtime_context().gcs_address
+(pathlib.Path(sys.argv[2]) / "ray_current_cluster").write_text(address)  # as `ray start` does: a job asks for this one
 print(context.dashboard_url, flush=True)
 sys.stdin.read()
 """
@@ -36,11 +39,12 @@ class RayMachine:
 
     def __init__(self, folder: Path, port: int) -> None:
         self.folder = folder
+        self._temporary = TemporaryDirectory(prefix="tw-ray-")  # not in the test's: paths of sockets must be short
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         own = {"PATH": path, "RAY_AUTH_MODE": "token", "TWINPOOL_STATE_DIR": str(folder / "state")}
         self._environment = os.environ | own
         self._host = subprocess.Popen(
-            [sys.executable, "-c", HOST_A_RAY, str(port)],
+            [sys.executable, "-c", HOST_A_RAY, str(port), self._temporary.name],
             **{"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL},
             env=self._environment,
             text=True,
@@ -75,6 +79,7 @@ class RayMachine:
         self._host.stdout.close()
         self._host.wait(30)
         _, alive = psutil.wait_procs(family, timeout=30)
+        self._temporary.cleanup()
         assert not alive, f"left running: {alive}"
 
 

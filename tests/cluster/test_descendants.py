@@ -27,14 +27,17 @@ def is_alive(pid: int) -> bool:
 
 
 def test_an_orphan_in_a_session_of_its_own_ends_and_an_older_child_stays() -> None:
-    with subprocess.Popen([sys.executable, "-c", SLEEP]) as older:
+    older = subprocess.Popen([sys.executable, "-c", SLEEP])
+    try:
         with ending_descendants(patience_s=0.1):
             done = subprocess.run([sys.executable, "-c", PARENT], capture_output=True, text=True, check=True)
             orphan = int(done.stdout)
             assert is_alive(orphan)
         assert not is_alive(orphan)
         assert older.poll() is None
+    finally:
         older.kill()
+        older.wait()
 
 
 def test_a_child_that_ignores_sigterm_is_killed_also_when_the_block_fails() -> None:
