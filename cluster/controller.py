@@ -12,9 +12,11 @@ from functools import partial
 from typing import Any, Protocol
 
 from twinpool.cluster.launch import GatewayConfig, LaunchPlan
-from twinpool.core.errors import TwinpoolError
+from twinpool.core.errors import Internal, TwinpoolError
 from twinpool.core.messages import WorkerAddress, WorkerConfig
 from twinpool.router.health import GiveUp, HealthSettings, Observation, decide
+
+MAX_STARTS = 3
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +78,18 @@ class Controller:
         return list(watches)
 
     async def _start_all(self) -> list[str]:
+        """Start what does not run. A process that dies meanwhile, as one that ran before may, is started again."""
+        for left in reversed(range(MAX_STARTS)):
+            try:
+                return await self._start_once()
+            except Internal as error:
+                if not left:
+                    raise
+                log.warning("starting again: %s", error)
+                await asyncio.sleep(self._settings.first_delay_s)
+        raise AssertionError("the last start returns or raises")
+
+    async def _start_once(self) -> list[str]:
         plan = self._plan
         try:
             async with asyncio.TaskGroup() as group:

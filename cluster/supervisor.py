@@ -12,6 +12,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,7 @@ async def _run(spec_path: str, plan: LaunchPlan, folder: StateFolder, on_ready: 
         state = ClusterState(plan.name, os.getpid(), tuple(addresses), _ray_address(), spec_path)
         folder.write(state)
         on_ready(state)
+        plan = _at_ports(plan, addresses)
         while not stop.is_set():
             await _unless(stop, _controller_lost(controller))
             if not stop.is_set():
@@ -75,6 +77,13 @@ async def _run(spec_path: str, plan: LaunchPlan, folder: StateFolder, on_ready: 
                 await _unless(stop, _start(controller))
     finally:
         await _end(controller)
+
+
+def _at_ports(plan: LaunchPlan, addresses: list[str]) -> LaunchPlan:
+    """The plan whose gateways come back where clients know them, also those that took a free port."""
+    ports = [int(address.rpartition(":")[2]) for address in addresses]
+    gateways = tuple(replace(gateway, grpc_port=port) for gateway, port in zip(plan.gateways, ports, strict=True))
+    return replace(plan, gateways=gateways)
 
 
 @contextmanager

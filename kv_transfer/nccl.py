@@ -21,7 +21,7 @@ from twinpool.model.kv_layout import KVCache
 if TYPE_CHECKING:
     import torch
 
-_FIRST_POLL_S, _LAST_POLL_S = 50e-6, 1e-3  # a chunk of 4 MiB takes 0.1 to 1 ms
+_FIRST_POLL_S, _LAST_POLL_S = 50e-6, 1e-3  # a chunk takes 0.2 to 2 ms
 
 
 class Work(Protocol):
