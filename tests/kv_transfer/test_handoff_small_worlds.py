@@ -118,7 +118,8 @@ def test_without_faults_every_order_of_events_ends_in_a_commit(name):
     assert walk.at_rest
 
 
-@pytest.mark.parametrize("name", [*SMALL, pytest.param("a second target", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*SMALL, "a second target"])
 def test_with_one_fault_anywhere_nothing_is_lost_leaked_or_hangs(name):
     walk = Walk(WORLDS[name], budget=1)
     assert walk.num_unending() == 0
