@@ -185,7 +185,6 @@ class Dispatcher:
         record = flight.record
         record.prefill_worker, record.decode_worker = route.prefill, route.decode or route.prefill
         record.placement, record.attempts = route.why, request.epoch
-        record.held_s = now - flight.arrived_s
         blocks = -(-request.peak_tokens // self._block_tokens(route.prefill))
         order = pb.PrefillOrder(request=spec, expects_parked=placing.parked_on is not None)
         if route.is_disaggregated and route.decode is not None:

@@ -35,7 +35,6 @@ class Record:
     decode_worker: str = ""
     placement: str = ""
     attempts: int = 1
-    held_s: float = 0.0  # in the router's queue
     queue_s: float = 0.0  # arrival to the first prefill step
     prefill_s: float = 0.0
     cached_tokens: int = 0
