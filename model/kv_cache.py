@@ -8,10 +8,12 @@ import torch
 
 from twinpool.core.errors import SpecError
 from twinpool.model.host_pool import allocate_shared
-from twinpool.model.kv_layout import KVLayout, SharedKV
+from twinpool.model.kv_layout import HeadRange, KVLayout, SharedKV
+from twinpool.model.kv_part import view_part
 
 # From here on a copy for each block beats one call for all rows (measured beside a link: equal at 256 KiB).
 _MIN_RUN_BYTES = 512 << 10
+_MIN_PART_BYTES = 8 << 10  # the same where a block's bytes lie apart, which one call for all would copy twice
 
 
 def count_blocks(layout: KVLayout, kv_bytes: int) -> int:
@@ -50,47 +52,72 @@ class TorchKVCache:
         # numpy copies rows of bytes 2 to 40 times faster than torch.index_copy_ does on a CPU.
         self._rows = self.tensor.view(torch.uint8).view(num_blocks * layout.num_layers, -1).numpy()
 
-    def gather(self, first_layer: int, end_layer: int, block_ids: np.ndarray, out: np.ndarray) -> None:
+    def gather(
+        self,
+        first_layer: int,
+        end_layer: int,
+        block_ids: np.ndarray,
+        out: np.ndarray,
+        heads: HeadRange | None = None,
+    ) -> None:
         """Copy layers ``[first_layer, end_layer)`` of the named blocks into ``out``, block by block.
 
         Args:
             block_ids: int64 ``[M]``, each in ``[0, num_blocks)``; repeats allowed.
-            out: uint8, contiguous, ``M * (end_layer - first_layer) * layout.block_layer_bytes`` long; overwritten.
+            out: uint8, contiguous, ``M * (end_layer - first_layer)`` times the ``block_layer_bytes`` of these heads
+                long; overwritten.
+            heads: of the pool's; None: all.
 
         Raises:
             ValueError: a range, size or dtype above does not hold. Nothing was copied.
         """
-        rows = self._check(first_layer, end_layer, block_ids, out)
-        runs = self._runs(first_layer, end_layer)
-        if runs.shape[1] >= _MIN_RUN_BYTES:
-            for block, part in zip(block_ids.tolist(), out.reshape(len(block_ids), -1), strict=True):
-                part[:] = runs[block]
-            return
-        # The ids were checked: "clip" only spares numpy a buffered copy of the output.
-        np.take(self._rows, rows, axis=0, out=out.reshape(len(rows), -1), mode="clip")
+        part = self._check(first_layer, end_layer, block_ids, out, heads)
+        if part[0].nbytes >= self._min_block_bytes(part):
+            for block, data in zip(block_ids.tolist(), out.reshape(-1, *part.shape[1:]), strict=True):
+                data[...] = part[block]
+        elif part[0].flags.c_contiguous:
+            # The ids were checked: "clip" only spares numpy a buffered copy of the output.
+            rows = self._row_numbers(first_layer, end_layer, block_ids)
+            np.take(self._rows, rows, axis=0, out=out.reshape(len(rows), -1), mode="clip")
+        else:
+            out.reshape(-1, *part.shape[1:])[...] = part[block_ids]
 
-    def scatter(self, first_layer: int, end_layer: int, block_ids: np.ndarray, data: np.ndarray) -> None:
+    def scatter(
+        self,
+        first_layer: int,
+        end_layer: int,
+        block_ids: np.ndarray,
+        data: np.ndarray,
+        heads: HeadRange | None = None,
+    ) -> None:
         """The inverse of ``gather``: write ``data`` into the named blocks, whose ids must differ from each other."""
-        rows = self._check(first_layer, end_layer, block_ids, data)
-        runs = self._runs(first_layer, end_layer)
-        if runs.shape[1] >= _MIN_RUN_BYTES:
-            for block, part in zip(block_ids.tolist(), data.reshape(len(block_ids), -1), strict=True):
-                runs[block] = part
-            return
-        self._rows[rows] = data.reshape(len(rows), -1)
+        part = self._check(first_layer, end_layer, block_ids, data, heads)
+        if part[0].nbytes >= self._min_block_bytes(part):
+            for block, source in zip(block_ids.tolist(), data.reshape(-1, *part.shape[1:]), strict=True):
+                part[block] = source
+        elif part[0].flags.c_contiguous:
+            rows = self._row_numbers(first_layer, end_layer, block_ids)
+            self._rows[rows] = data.reshape(len(rows), -1)
+        else:
+            part[block_ids] = data.reshape(-1, *part.shape[1:])
 
-    def _runs(self, first_layer: int, end_layer: int) -> np.ndarray:
-        """The bytes of these layers, which are contiguous in each block: ``[num_blocks, ...]``, a view."""
-        size = self.layout.block_layer_bytes
-        return self._rows.reshape(self.num_blocks, -1)[:, first_layer * size : end_layer * size]
+    @staticmethod
+    def _min_block_bytes(part: np.ndarray) -> int:
+        """From how many bytes on each block has a copy of its own."""
+        return _MIN_RUN_BYTES if part[0].flags.c_contiguous else _MIN_PART_BYTES
 
-    def _check(self, first_layer: int, end_layer: int, block_ids: np.ndarray, data: np.ndarray) -> np.ndarray:
-        """The rows of ``_rows`` meant, in order; ValueError unless everything fits."""
-        if not 0 <= first_layer < end_layer <= self.layout.num_layers:
-            raise ValueError(f"layers [{first_layer}, {end_layer}) are not in [0, {self.layout.num_layers})")
+    def _row_numbers(self, first_layer: int, end_layer: int, block_ids: np.ndarray) -> np.ndarray:
+        """The rows of ``_rows`` meant, in order."""
+        return (block_ids[:, None] * self.layout.num_layers + np.arange(first_layer, end_layer)).ravel()
+
+    def _check(
+        self, first_layer: int, end_layer: int, block_ids: np.ndarray, data: np.ndarray, heads: HeadRange | None
+    ) -> np.ndarray:
+        """The part meant of every block, as ``view_part`` does; ValueError unless everything fits."""
+        part = view_part(self._rows.reshape(self.num_blocks, -1), self.layout, first_layer, end_layer, heads)
         if len(block_ids) == 0 or block_ids.min() < 0 or block_ids.max() >= self.num_blocks:
             raise ValueError(f"block ids are none, or not all in [0, {self.num_blocks})")
-        nbytes = len(block_ids) * (end_layer - first_layer) * self.layout.block_layer_bytes
+        nbytes = len(block_ids) * part[0].nbytes
         if data.dtype != np.uint8 or data.shape != (nbytes,) or not data.flags.c_contiguous:
             raise ValueError(f"need {nbytes} contiguous bytes, not {data.dtype} of shape {data.shape}")
-        return (block_ids[:, None] * self.layout.num_layers + np.arange(first_layer, end_layer)).ravel()
+        return part

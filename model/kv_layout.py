@@ -3,7 +3,7 @@
 Knows sizes only: no tensor, no peer, no policy.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -11,6 +11,14 @@ import xxhash
 
 PROTOCOL_VERSION = 2
 ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class HeadRange:
+    """KV heads ``[first, end)``, as the pool of one rank counts them."""
+
+    first: int
+    end: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +48,22 @@ class KVLayout:
         """Bytes of one token's KV over all layers."""
         return self.block_bytes // self.block_tokens
 
+    def has_more_than(self, heads: HeadRange | None) -> bool:
+        """Whether ``heads`` leave out some of this layout's; None stands for all of them."""
+        return heads is not None and (heads.first, heads.end) != (0, self.num_kv_heads)
+
+    def of_heads(self, heads: HeadRange | None) -> "KVLayout":
+        """How the bytes of these heads lie once they are gathered: like a pool that has no other heads.
+
+        Raises:
+            ValueError: this layout has not all of them, or there are none.
+        """
+        if heads is None or not self.has_more_than(heads):
+            return self
+        if not 0 <= heads.first < heads.end <= self.num_kv_heads:
+            raise ValueError(f"KV heads [{heads.first}, {heads.end}) are not in [0, {self.num_kv_heads})")
+        return replace(self, num_kv_heads=heads.end - heads.first)
+
     def describe(self) -> str:
         """All that two workers must agree on before KV moves between them, in words."""
         return (
@@ -49,7 +73,8 @@ class KVLayout:
         )
 
     def digest(self) -> str:
-        """A short hash of ``describe()``; equal on both ends, or they refuse to pair."""
+        """A short hash of ``describe()``. Of a whole model's layout it is equal on all workers of that model, whatever
+        their shapes (see kv_transfer/rank_shape.py)."""
         return xxhash.xxh3_128_hexdigest(self.describe().encode())
 
     def num_blocks(self, num_tokens: int) -> int:
@@ -72,14 +97,28 @@ class KVCache(Protocol):
     num_blocks: int
     shared: SharedKV | None  # None: other processes cannot be shown the pool
 
-    def gather(self, first_layer: int, end_layer: int, block_ids: np.ndarray, out: np.ndarray) -> None:
+    def gather(
+        self,
+        first_layer: int,
+        end_layer: int,
+        block_ids: np.ndarray,
+        out: np.ndarray,
+        heads: HeadRange | None = None,
+    ) -> None:
         """Copy layers ``[first_layer, end_layer)`` of the named blocks into ``out``, block by block.
 
         ``out`` is uint8, contiguous, of exactly that size. The order of bytes is
-        ``[block, layer, 2, kv_heads, block_tokens, head_dim]``.
+        ``[block, layer, 2, kv_heads, block_tokens, head_dim]``, of ``heads`` only; None: of all that the pool has.
         """
         ...
 
-    def scatter(self, first_layer: int, end_layer: int, block_ids: np.ndarray, data: np.ndarray) -> None:
+    def scatter(
+        self,
+        first_layer: int,
+        end_layer: int,
+        block_ids: np.ndarray,
+        data: np.ndarray,
+        heads: HeadRange | None = None,
+    ) -> None:
         """The inverse of ``gather``."""
         ...

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from twinpool.core.errors import SpecError
 from twinpool.core.sampling import TokenLogprobs
+from twinpool.model.array_kv_cache import ArrayKVCache
 from twinpool.model.batch import Batch, OnLayers, StepResult
-from twinpool.model.host_pool import allocate_shared
-from twinpool.model.kv_layout import KVCache, KVLayout, SharedKV
+from twinpool.model.kv_layout import KVCache, KVLayout
 from twinpool.model.modelled_kv import (
     START_STATE,
     WORD_MASK,
@@ -26,43 +26,6 @@ from twinpool.model.modelled_kv import (
 from twinpool.model.modelled_shape import ModelledShape, modelled_shape
 
 _WORD_BYTES = 8
-
-
-class ArrayKVCache:
-    """A KV pool in numpy memory; pages that are never written cost nothing.
-
-    ``shared`` asks for memory that other processes can be shown, if this machine has such. Raises SpecError when the
-    memory cannot be had.
-    """
-
-    def __init__(self, layout: KVLayout, num_blocks: int, *, shared: bool = False) -> None:
-        self.layout = layout
-        self.num_blocks = num_blocks
-        self.shared: SharedKV | None = None
-        self._pool = allocate_shared(num_blocks * layout.block_bytes) if shared else None
-        shape = (num_blocks, layout.num_layers, layout.block_layer_bytes)
-        if self._pool is None:
-            self.bytes = _zeros(shape)
-        else:
-            self.bytes = self._pool.bytes.reshape(shape)
-            self.shared = SharedKV(self.bytes, self._pool.fd)
-
-    def gather(self, first_layer: int, end_layer: int, block_ids: np.ndarray, out: np.ndarray) -> None:
-        """Copy layers ``[first_layer, end_layer)`` of the named blocks into ``out`` (uint8), block by block."""
-        source = self.bytes[:, first_layer:end_layer]
-        out.reshape(len(block_ids), *source.shape[1:])[...] = source[block_ids]
-
-    def scatter(self, first_layer: int, end_layer: int, block_ids: np.ndarray, data: np.ndarray) -> None:
-        """The inverse of ``gather``."""
-        target = self.bytes[:, first_layer:end_layer]
-        target[block_ids] = data.reshape(len(block_ids), *target.shape[1:])
-
-
-def _zeros(shape: tuple[int, ...]) -> np.ndarray:
-    try:
-        return np.zeros(shape, np.uint8)
-    except MemoryError as error:
-        raise SpecError(f"kv.memory: {error}") from error
 
 
 def load_modelled(

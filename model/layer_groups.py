@@ -1,0 +1,115 @@
+"""Chooses which layers of a step's KV leave together, so that as little as possible is left to send when compute ends.
+
+Pure arithmetic. Knows no link, no runner and no clock: what was measured of them is an argument.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import ceil, floor, inf, isfinite
+
+MESSAGE_S = 0.4e-3  # what a group costs beside its bytes, between two workers over gloo (scripts/measure_group_cost)
+LINK_BYTES_PER_S = 1.8e9  # of gloo on loopback: what is taken for a link that has not been measured
+MAX_SHARE = 0.5  # of all layers, in one group: the next may begin no later than half-way
+LAST_SHARE = 0.25  # of all layers, in the last group
+_UNKNOWN_RATIO = 4.0  # of link to production, while that was not measured
+
+
+@dataclass(frozen=True, slots=True)
+class StreamRates:
+    """What streaming costs here; a rate that nobody has measured yet is None."""
+
+    link_bytes_per_s: float | None = None  # raw KV on the link
+    produced_bytes_per_s: float | None = None  # raw KV that prefills make
+    message_s: float = MESSAGE_S  # of one group, whatever its size
+
+    def __post_init__(self) -> None:
+        for name in ("link_bytes_per_s", "produced_bytes_per_s"):
+            value = getattr(self, name)
+            if value is not None and not 0.0 < value < inf:
+                raise ValueError(f"{name} is {value}; it must be above 0 and finite")
+        if not (isfinite(self.message_s) and self.message_s >= 0.0):
+            raise ValueError(f"message_s is {self.message_s}; it must not be negative")
+
+
+UNMEASURED = StreamRates()
+
+Growth = Callable[[int], float]  # a group's size -> the size of the one that is chosen after it
+
+
+def last_group_limit(num_layers: int, layer_bytes: int, rates: StreamRates = UNMEASURED) -> int:
+    """The most layers that the last group may have: those whose bytes cost what the group costs beside them.
+
+    With fewer, the cost of the message would be most of what is exposed; with more, it is bytes that could have left
+    earlier. A quarter of the layers at most, and one at least.
+    """
+    _check_size(num_layers, layer_bytes)
+    wire_s, _ = _layer_times(layer_bytes, rates)
+    return max(1, min(ceil(rates.message_s / wire_s), ceil(LAST_SHARE * num_layers)))
+
+
+def choose_layer_groups(num_layers: int, layer_bytes: int, rates: StreamRates = UNMEASURED) -> tuple[int, ...]:
+    """Ends of the layer groups of one step: group ``i`` is layers ``[ends[i - 1], ends[i])``, the first from 0.
+
+    What is exposed after the last layer is the last group, if the one before is through by then. So sizes are chosen
+    from the end: each group is the largest that the link takes while the one behind it is computed. Over a link that is
+    slower than the KV is produced the wire time itself is exposed, so there the link must start early and never idle:
+    sizes grow from the front, each group as large as is computed while the one before it is on the wire. Sizes are
+    rounded up, so a group may be late by part of a layer.
+
+    Args:
+        layer_bytes: of one layer of one step: a prefill chunk's blocks.
+
+    Raises:
+        ValueError: there is no layer, or it has no bytes.
+    """
+    limit = last_group_limit(num_layers, layer_bytes, rates)
+    most = max(limit, floor(MAX_SHARE * num_layers))
+    wire_s, compute_s = _layer_times(layer_bytes, rates)
+    if wire_s < compute_s:
+        sizes = _from_the_end(num_layers, limit, most, lambda size: (size * compute_s - rates.message_s) / wire_s)
+    else:
+        sizes = _from_the_front(num_layers, limit, most, lambda size: (rates.message_s + size * wire_s) / compute_s)
+    ends: list[int] = []
+    for size in sizes:
+        ends.append(size + (ends[-1] if ends else 0))
+    return tuple(ends)
+
+
+def group_ranges(ends: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+    """The groups as ranges ``[first, end)``.
+
+    Raises:
+        ValueError: the ends do not rise from above 0.
+    """
+    ranges = tuple(zip((0, *ends), ends, strict=False))
+    if not ranges or any(first >= end for first, end in ranges):
+        raise ValueError(f"ends of layer groups must rise from above 0, not {ends}")
+    return ranges
+
+
+def _from_the_end(num_layers: int, last: int, most: int, behind: Growth) -> list[int]:
+    sizes = [last]
+    while (left := num_layers - sum(sizes)) > 0:
+        hidden = ceil(behind(sizes[-1]))  # fewer than the group behind it: hidden by nothing, so best in few messages
+        sizes.append(min(most, left, hidden if hidden >= sizes[-1] else most))
+    return sizes[::-1]
+
+
+def _from_the_front(num_layers: int, first: int, most: int, ahead: Growth) -> list[int]:
+    sizes = [first]
+    while (left := num_layers - sum(sizes)) > 0:
+        grown = min(most, max(sizes[-1], ceil(ahead(sizes[-1]))))
+        sizes.append(min(grown, left - first if left > first else left))
+    return sizes
+
+
+def _layer_times(layer_bytes: int, rates: StreamRates) -> tuple[float, float]:
+    """Seconds of one layer on the wire, and until the next one is computed."""
+    link = rates.link_bytes_per_s or LINK_BYTES_PER_S
+    produced = rates.produced_bytes_per_s or link / _UNKNOWN_RATIO
+    return layer_bytes / link, layer_bytes / produced
+
+
+def _check_size(num_layers: int, layer_bytes: int) -> None:
+    if num_layers < 1 or layer_bytes < 1:
+        raise ValueError(f"{num_layers} layers of {layer_bytes} bytes: both must be at least 1")

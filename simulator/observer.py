@@ -1,0 +1,70 @@
+"""What a simulated cluster tells those who watch it. Watching changes nothing: observers get values and keep their own.
+
+A contract, and the observer that does nothing.
+"""
+
+from typing import NamedTuple
+
+from twinpool.simulator.outcome import Outcome
+
+
+class Steps(NamedTuple):
+    """Engine steps of one worker, one after another, whose decision stayed the same.
+
+    Only the last of them may hold chunks of prompts; where ``prefill_tokens`` is over 0, ``num_steps`` is 1. The
+    ``num_steps`` steps took about equally long.
+    """
+
+    worker: int  # place in Scenario.workers
+    started_s: float
+    ended_s: float
+    num_steps: int
+    prefill_tokens: int
+    num_prompts: int  # whose chunks these were
+    batch: int  # sequences that decoded in each step
+    context_tokens: int  # of those, when the first step began
+    held_blocks: int  # of the worker's pool, cached ones that nobody uses left out
+
+
+class Transfer(NamedTuple):
+    """One handoff's bytes on the wire."""
+
+    index: int  # of the request
+    source: int
+    target: int
+    started_s: float
+    ended_s: float
+    num_bytes: int
+    exposed_s: float  # after its prefill ended
+
+
+class Gauge(NamedTuple):
+    """Now and then: how much waits."""
+
+    at_s: float
+    held: int  # requests in the routers' queues
+    in_flight: int  # requests placed and not ended
+    waiting_prefill_tokens: int  # on all workers
+    free_blocks: int
+
+
+class Observer:
+    """Does nothing; subclasses override what they care for. Calls come in order of virtual time."""
+
+    def offered(self, index: int, at_s: float) -> None:
+        """A request came."""
+
+    def stepped(self, steps: Steps) -> None:
+        """A worker ran steps."""
+
+    def transferred(self, transfer: Transfer) -> None:
+        """A handoff's bytes arrived."""
+
+    def gauged(self, gauge: Gauge) -> None:
+        """About once a virtual second."""
+
+    def happened(self, at_s: float, worker: int, what: str) -> None:
+        """A worker changed: `crashed`, `restarted`, `draining`, `role decode`, `slow 2.0`, ..."""
+
+    def ended(self, outcome: Outcome) -> None:
+        """A request ended; exactly once for each that was offered."""
