@@ -3,8 +3,8 @@
 Knows no transport. Field names are those of protos/twinpool/v1, which also says what each one means.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import TypeVar
 
 from google.protobuf.message import Message
@@ -118,6 +118,26 @@ class ModelInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class TransferMetrics:
+    """What a worker's handoffs wait for now, and what came of them since it started. Waits count while they last."""
+
+    parked_handoffs: int = 0  # as a source: all computed, and nothing of it moves
+    parked_blocks: int = 0
+    oldest_parked_s: float = 0.0
+    grant_waits: int = 0  # as a source: handoffs that were computed before their target had room
+    grant_wait_s: float = 0.0
+    grant_cause: str = ""  # why the oldest one of now waits; empty: none does
+    credit_waits: int = 0  # as a source: times that a group was ready and the target's window full
+    credit_wait_s: float = 0.0
+    room_waiting: int = 0  # as a target: handoffs that wait for blocks now
+    oldest_lease_s: float = 0.0  # how long ago the peer that was silent for longest was heard
+    link_reopenings: int = 0  # as a source
+    digest_failures: int = 0  # as a target: groups that came damaged
+    outgoing: Mapping[str, int] = field(default_factory=dict)  # as a source: handoffs that are over, by outcome
+    incoming: Mapping[str, int] = field(default_factory=dict)  # as a target: likewise
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerStatus:
     """One worker as the gateway last heard of it."""
 
@@ -133,6 +153,7 @@ class WorkerStatus:
     parked_blocks: int
     cause: str
     link: str
+    transfer: TransferMetrics = field(default_factory=TransferMetrics)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +209,12 @@ def status_from_proto(message: cluster_pb2.GetStatusResponse) -> ClusterStatus:
         model=message.model,
         queued_requests=message.queued_requests,
         running_requests=message.running_requests,
-        workers=tuple(record_from_proto(WorkerStatus, worker) for worker in message.workers),
+        workers=tuple(_worker_from_proto(worker) for worker in message.workers),
         gateways=tuple(record_from_proto(GatewayStatus, gateway) for gateway in message.gateways),
     )
+
+
+def _worker_from_proto(message: cluster_pb2.WorkerStatus) -> WorkerStatus:
+    transfer = record_from_proto(TransferMetrics, message.transfer)
+    counts = {"outgoing": dict(transfer.outgoing), "incoming": dict(transfer.incoming)}
+    return replace(record_from_proto(WorkerStatus, message), transfer=replace(transfer, **counts))

@@ -254,6 +254,12 @@ class Attempts:
         attempt = self._attempts.get(token.key)
         if token.prefill_s is not None and attempt is not None:
             self._endpoint.produced(len(attempt.request.token_ids) - token.cached_tokens, token.prefill_s)
+            self._engine.post(partial(self._engine.spans.stream_at, self._endpoint.stream_rates))
+
+    def note_transfer(self) -> None:
+        """Tell gateways what handoffs wait for, if that has changed. To be called now and then."""
+        if self._load_view.note_transfer(self._endpoint.metrics()):
+            self._show_view()
 
     def _show_view(self) -> None:
         for outbox in self._outboxes.values():

@@ -16,7 +16,7 @@ from twinpool import __version__
 from twinpool.cluster.batch import commands as batch
 from twinpool.cluster.bench import commands as bench
 from twinpool.cluster.cli_generate import generate
-from twinpool.cluster.cli_options import AddressOption, JsonOption
+from twinpool.cluster.cli_options import AddressOption, JsonOption, silence_grpc
 from twinpool.cluster.cli_options import addresses as _addresses
 from twinpool.cluster.cli_options import folder as _folder
 from twinpool.cluster.json_text import json_text
@@ -118,6 +118,20 @@ def demo() -> None:
     from twinpool.cluster.demo import run_demo
 
     run_demo(_folder())
+
+
+@app.command()
+def profile(
+    spec: SpecArgument,
+    out: Annotated[Path, typer.Option(help="the profile file to write", metavar="FILE")],
+    quick: Annotated[bool, typer.Option("--quick", help="a smaller grid: under 20 s for the demo model")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure how long steps, handoffs and messages of a cluster's workers take, without bringing the cluster up."""
+    silence_grpc()
+    from twinpool.cluster.profile.command import run_profile
+
+    run_profile(spec, out, quick=quick, as_json=as_json)
 
 
 app.command()(generate)

@@ -9,8 +9,6 @@ from collections.abc import Callable, Sequence
 from typing import assert_never
 
 from twinpool.cluster.flight import Flight, Flights, Piece
-from twinpool.cluster.placing import Placing, WaitingRoom
-from twinpool.cluster.refusals import rejection
 from twinpool.cluster.step_news import load_of, note_timings, read_logprobs
 from twinpool.core.errors import Cancelled, Internal, TwinpoolError
 from twinpool.core.messages import Request, WorkerAddress
@@ -24,8 +22,10 @@ from twinpool.protos.twinpool.v1 import worker_pb2 as pb
 from twinpool.router.admission import AdmissionSettings
 from twinpool.router.ledger import Ledger, Phase
 from twinpool.router.recovery import Decision, GiveUp, Retarget, Retry
+from twinpool.router.refusals import rejection
 from twinpool.router.route import PlacementSettings, Reject, Route
 from twinpool.router.views import ViewTable
+from twinpool.router.waiting import Placing, WaitingRoom
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class Dispatcher:
         self.ledger = Ledger(max_attempts)
         self._send = send
         self._clock = clock
-        self._waiting = WaitingRoom(self.table, placement, admission, clock)
+        self._waiting = WaitingRoom(self.table, placement, admission)
         self._flights: dict[str, Flight] = {}
         self._others: dict[str, tuple[Flight, ...]] = {}  # that begin when the first of their call has a token
         self._addresses: dict[str, WorkerAddress] = {}
@@ -82,7 +82,7 @@ class Dispatcher:
         """
         now = self._clock()
         deadline_at = now + (float("inf") if deadline_s is None else deadline_s)
-        self._waiting.admit(len(requests), sum(map(len, self._others.values())), deadline_at)
+        self._waiting.admit(len(requests), sum(map(len, self._others.values())), deadline_at, now)
         flights = Flights(requests, now, deadline_at)
         first, *others = flights.of_choice
         first_id = first.request.request_id
@@ -131,7 +131,7 @@ class Dispatcher:
 
     def tick(self) -> None:
         """Refuse what waited too long. Called about once a second."""
-        for request_id, error in self._waiting.take_expired():
+        for request_id, error in self._waiting.take_expired(self._clock()):
             self._end(request_id, error)
         self._place_waiting()
 
@@ -150,7 +150,7 @@ class Dispatcher:
 
     def _wait(self, request: Request, avoid: frozenset[str] = frozenset(), parked_on: str | None = None) -> None:
         flight = self._flights[request.request_id]
-        self._waiting.put(Placing(request, flight.arrived_s, flight.deadline_s, avoid, parked_on))
+        self._waiting.put(Placing(request, flight.arrived_s, flight.deadline_s, avoid, parked_on), self._clock())
 
     def _place_waiting(self) -> None:
         """Place in order until one has to wait."""
@@ -165,7 +165,7 @@ class Dispatcher:
 
     def _place(self, placing: Placing) -> bool:
         """False: it has to wait."""
-        match self._waiting.place(placing):
+        match self._waiting.place(placing, self._clock()):
             case Route() as route:
                 self._dispatch(placing, route)
             case Reject(reason):

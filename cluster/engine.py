@@ -21,6 +21,7 @@ from twinpool.model.batch import NO_TOKEN, Runner, StepResult
 from twinpool.model.block_pool import BlockPool
 from twinpool.model.sequence import Key, Sequence, Token
 from twinpool.model.step import StepPlan, Wait
+from twinpool.prefill_worker.batching import spare_blocks, token_budget
 from twinpool.prefill_worker.service import PrefillService, Prompt
 
 log = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ class Engine:
         self._clock = clock
         self._chunk_tokens = config.chunk_tokens
         self._names = BlockNames(config, runner.cache.layout)
-        self._spans = SpanReports(runner.cache.layout, runner.layers_per_group, config.chunk_tokens, events.group_ready)
+        self.spans = SpanReports(runner, config.chunk_tokens, events.group_ready)
         self.pool = BlockPool(runner.cache.num_blocks, config.block_tokens, prefix_cache=config.prefix_cache)
         self.prefill = PrefillService(self.pool, parked_limit_blocks=int(config.parked_share * self.pool.num_blocks))
         self.decode = DecodeService(self.pool, max_running=config.max_running)
@@ -149,7 +150,7 @@ class Engine:
         prompts = self._start_chunks(prefill_plan, now)
         batch = build_batch([row.sequence for row in rows], prompts, self._runner.eos_token_ids)
         to_send = [prompt for prompt in prompts if self._is_handoff(prompt.sequence.key)]
-        result = self._runner.run(batch, lambda first, end: self._spans.computed(to_send, first, end))
+        result = self._runner.run(batch, lambda first, end: self.spans.computed(to_send, first, end))
         for score, logprobs in zip(batch.scores, result.scores, strict=True):
             prompts[score.row - len(rows)].sequence.prompt_logprobs.extend(logprobs)
         self._apply(rows, prompts, result, now)
@@ -163,13 +164,12 @@ class Engine:
         self._num_preempted += len(rows)
 
     def _decide_prefill(self, plan: StepPlan, now: float) -> StepPlan:
-        """No prompt takes blocks that decoding asks others to give up."""
         pool, prefill = self.pool, self.prefill
         if not prefill.num_waiting:
             return StepPlan()
         promised = self.decode.peak_blocks() + prefill.busy_blocks + prefill.parked_blocks
-        spare = 0 if plan.demote_blocks else min(pool.num_free, pool.num_blocks - promised)
-        budget = max(pool.block_tokens, self._chunk_tokens - len(plan.decode_rows))
+        spare = spare_blocks(pool.num_free, pool.num_blocks, promised, plan.demote_blocks)
+        budget = token_budget(self._chunk_tokens, len(plan.decode_rows), pool.block_tokens)
         return prefill.decide(now, token_budget=budget, spare_blocks=spare)
 
     def _perform_grants(self, plan: StepPlan) -> None:
@@ -212,7 +212,7 @@ class Engine:
         self.prefill.start(row, now, for_handoff=is_handoff)
         if is_handoff:
             self._events.begin_source(sequence.key, len(sequence.token_ids), list(sequence.block_ids))
-            self._spans.cached(sequence)
+            self.spans.cached(sequence)
 
     def _is_handoff(self, key: Key) -> bool:
         return self._destinations.get(key) is Destination.HANDOFF

@@ -59,6 +59,7 @@ class Gateway:
         self._members: dict[str, WorkerAddress] = {}  # as the controller says
         self._links: dict[str, WorkerLink] = {}  # to those that are not lost
         self._hellos: dict[str, worker_pb2.WorkerHello] = {}
+        self._transfers: dict[str, cluster_pb2.TransferMetrics] = {}  # as each worker last told
         self._lost_for: dict[str, str] = {}  # why, of workers that are lost
         self._changed = asyncio.Condition()
         self._stopped = asyncio.Event()
@@ -157,7 +158,7 @@ class Gateway:
                     self._config.gateway_id,
                     self._config.cluster_secret,
                     on_hello=self._greeted,
-                    on_step=self.dispatcher.stepped,
+                    on_step=self._stepped,
                     on_lost=self._lost,
                 )
 
@@ -181,6 +182,11 @@ class Gateway:
         self.dispatcher.joined(address)
         self._spawn(self._announce())
 
+    def _stepped(self, worker_id: str, output: worker_pb2.StepOutput) -> None:
+        if output.HasField("view"):
+            self._transfers[worker_id] = output.view.transfer
+        self.dispatcher.stepped(worker_id, output)
+
     async def _announce(self) -> None:
         async with self._changed:
             self._changed.notify_all()
@@ -194,6 +200,7 @@ class Gateway:
 
     def _drop(self, worker_id: str) -> None:
         del self._links[worker_id]
+        self._transfers.pop(worker_id, None)
         if self._hellos.pop(worker_id, None) is not None:
             self.dispatcher.lost(worker_id)
 
@@ -228,6 +235,7 @@ class Gateway:
             parked_blocks=load.parked_blocks,
             cause=self._lost_for.get(worker.worker_id, load.cause),
             link=hello.link,
+            transfer=self._transfers.get(worker.worker_id),
         )
 
 

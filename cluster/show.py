@@ -33,10 +33,27 @@ def print_status(status: Values) -> None:
         table.add_row(*(str(cell) for cell in (*row, worker["running"], worker["waiting"], worker["link"])))
     console.print(table)
     for worker in status["workers"]:
-        if worker["cause"]:
-            console.print(f"{worker['id']}: {worker['cause']}")
+        for line in (worker["cause"], transfer_line(worker["transfer"])):
+            if line:
+                console.print(f"{worker['id']}: {line}", markup=False)
     for gateway in status["gateways"]:
         console.print(f"gateway {gateway['grpc']} (pid {gateway['pid']})")
+
+
+def transfer_line(transfer: Values) -> str:
+    """What a worker's handoffs wait for and what went wrong with some, in a line; empty when nothing is."""
+    wrong = sum(count for outcome, count in transfer["outgoing"].items() if outcome != "committed")
+    cause = f": {transfer['grant_cause']}" if transfer["grant_cause"] else ""
+    parked = f"{transfer['parked_blocks']} blocks, for {transfer['oldest_parked_s']:.1f} s{cause}"
+    parts = (
+        (transfer["parked_handoffs"], f"handoffs parked ({parked})"),
+        (transfer["room_waiting"], "handoffs wait for blocks"),
+        (transfer["credit_waits"], f"waits for the target's window ({transfer['credit_wait_s']:.1f} s)"),
+        (wrong, "handoffs not committed"),
+        (transfer["link_reopenings"], "links opened again"),
+        (transfer["digest_failures"], "groups came damaged"),
+    )
+    return "; ".join(f"{count} {what}" for count, what in parts if count)
 
 
 def result_as_dict(result: GenerationResult) -> Values:

@@ -27,19 +27,25 @@ from twinpool.protos.convert import address_to_proto
 from twinpool.protos.twinpool.v1 import worker_pb2 as pb
 from twinpool.protos.twinpool.v1 import worker_pb2_grpc
 
+TRANSFER_NEWS_S = 0.5  # between two looks at what handoffs wait for, of which gateways are told when it has changed
+
 log = logging.getLogger(__name__)
 
 
 class Worker:
     """Owns the parts of one worker, and their life. Every method runs on the control thread."""
 
-    def __init__(self, config: WorkerConfig, *, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, config: WorkerConfig, *, clock: Callable[[], float], engine_class: type[Engine] = Engine
+    ) -> None:
         self._config = config
         self._clock = clock
+        self._engine_class = engine_class
         self._incarnation = secrets.token_hex(8)
         self.attempts = Attempts(clock, self._close)
         self._address: WorkerAddress | None = None
         self._closed: asyncio.Future[str] | None = None
+        self._next_news: asyncio.TimerHandle | None = None
 
     @property
     def num_attempts(self) -> int:
@@ -60,7 +66,7 @@ class Worker:
         self._closed = loop.create_future()
         self._runner = await asyncio.to_thread(load_runner, config)
         try:
-            self.engine = Engine(config, self._runner, Bridge(self.attempts, loop), self._clock)
+            self.engine = self._engine_class(config, self._runner, Bridge(self.attempts, loop), self._clock)
         except ValueError as error:
             raise SpecError(str(error)) from None
         self._server = grpc.aio.server(options=worker_server_options())
@@ -89,7 +95,12 @@ class Worker:
         self.attempts.join(self.engine, self._endpoint, self._runner.cache.layout)
         await self._server.start()
         self.engine.start()
+        self._tell_news()
         return self._address
+
+    def _tell_news(self) -> None:
+        self.attempts.note_transfer()
+        self._next_news = asyncio.get_running_loop().call_later(TRANSFER_NEWS_S, self._tell_news)
 
     async def until_closed(self) -> str:
         """Return once this worker can serve no more, with the reason."""
@@ -101,6 +112,8 @@ class Worker:
         if self._address is None:
             return
         self._address = None
+        if self._next_news is not None:
+            self._next_news.cancel()
         await self._server.stop(grace=0.2)
         await self._endpoint.close()
         await asyncio.to_thread(self.engine.stop)

@@ -4,10 +4,13 @@ Knows no gateway, and not how views travel.
 """
 
 from collections import deque
+from dataclasses import fields
 
 from twinpool.cluster.engine_events import Load
 from twinpool.cluster.outbox import view_of
+from twinpool.kv_transfer.metrics import TransferMetrics
 from twinpool.model.sequence import Key
+from twinpool.protos.twinpool.v1 import cluster_pb2
 from twinpool.protos.twinpool.v1 import worker_pb2 as pb
 
 
@@ -17,6 +20,7 @@ class LoadView:
     def __init__(self) -> None:
         self.view = pb.WorkerView()  # of version 0: the engine has not spoken
         self._load: Load | None = None
+        self._transfer = cluster_pb2.TransferMetrics()
         self._expected: dict[Key, int] = {}  # blocks of reservations that the load does not count
         self._asked: deque[Key] = deque()  # the engine was told to count these, in this order
 
@@ -43,8 +47,23 @@ class LoadView:
         self._renew()
         return True
 
+    def note_transfer(self, metrics: TransferMetrics) -> bool:
+        """What handoffs wait for. True: the view has changed, though its version stays: it counts loads."""
+        transfer = transfer_to_proto(metrics)
+        if transfer == self._transfer or self._load is None:
+            return False
+        self._transfer = transfer
+        self.view.transfer.CopyFrom(transfer)
+        return True
+
     def _renew(self) -> None:
         assert self._load is not None
         self.view = view_of(self._load, self.view.version + 1)
+        self.view.transfer.CopyFrom(self._transfer)
         self.view.reservations += len(self._expected)
         self.view.reserved_blocks += sum(self._expected.values())
+
+
+def transfer_to_proto(metrics: TransferMetrics) -> cluster_pb2.TransferMetrics:
+    """Metrics as they travel: fields of the same names."""
+    return cluster_pb2.TransferMetrics(**{item.name: getattr(metrics, item.name) for item in fields(metrics)})

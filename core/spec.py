@@ -140,8 +140,8 @@ class BatchingSpec(_Section):
 class TransferSpec(_Section):
     """How KV moves between workers."""
 
-    link: Annotated[Literal["auto", "gloo", "shm"], not_yet("nccl", "cuda_ipc", "memory", "nixl")] = "auto"
-    """The transport between each two workers; auto takes shm (shared memory) on one host, and gloo otherwise."""
+    link: Annotated[Literal["auto", "gloo", "shm", "nccl", "cuda_ipc"], not_yet("memory", "nixl")] = "auto"
+    """The transport between each two workers; auto takes the fastest that both can use, and gloo otherwise."""
     codec: Literal["raw", "int8", "fp8", "int4", "int2", "auto"] = "raw"
     """How KV is coded on the link: all but raw lose some of it; auto codes where the link is what requests wait for."""
     digest: bool = True
@@ -151,8 +151,8 @@ class TransferSpec(_Section):
 
     @model_validator(mode="after")
     def _can_code(self) -> Self:
-        if self.link == "shm" and self.codec not in ("raw", "auto"):
-            what = f"{self.codec} cannot go with link: shm, which copies KV as it is; use raw, or link: gloo"
+        if self.link in ("shm", "cuda_ipc") and self.codec not in ("raw", "auto"):
+            what = f"{self.codec} cannot go with link: {self.link}, which copies KV as it is; use raw, or link: gloo"
             refuse([Problem(("codec",), what)])
         return self
 

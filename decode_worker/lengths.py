@@ -3,6 +3,7 @@
 Pure. Knows lengths, not what was said or asked; time and chance play no part.
 """
 
+import math
 from collections import deque
 
 import numpy as np
@@ -29,7 +30,7 @@ class LengthHistory:
         self._capacity = capacity
         self._recent: deque[int] = deque()
         self._sorted = np.empty(0, np.int64)
-        self._error_tokens = 0.0
+        self._sum = self._sum_of_squares = 0
 
     def __len__(self) -> int:
         return len(self._recent)
@@ -38,10 +39,25 @@ class LengthHistory:
         """An answer has ended; the oldest one known is forgotten when there are too many."""
         if len(self._recent) == self._capacity:
             oldest = self._recent.popleft()
-            self._sorted = np.delete(self._sorted, np.searchsorted(self._sorted, oldest))
+            self._replace(oldest, num_tokens)
+            self._sum -= oldest
+            self._sum_of_squares -= oldest * oldest
+        else:
+            self._sorted = np.insert(self._sorted, self._sorted.searchsorted(num_tokens), num_tokens)
         self._recent.append(num_tokens)
-        self._sorted = np.insert(self._sorted, np.searchsorted(self._sorted, num_tokens), num_tokens)
-        self._error_tokens = float(self._sorted.std()) if self.is_enough else 0.0
+        self._sum += num_tokens
+        self._sum_of_squares += num_tokens * num_tokens
+
+    def _replace(self, old: int, new: int) -> None:
+        """Move what lies between the two in ``_sorted`` by one place."""
+        lengths = self._sorted
+        left, right = int(lengths.searchsorted(old)), int(lengths.searchsorted(new))
+        if left < right:
+            lengths[left : right - 1] = lengths[left + 1 : right]
+            lengths[right - 1] = new
+        else:
+            lengths[right + 1 : left + 1] = lengths[right:left].copy()
+            lengths[right] = new
 
     @property
     def is_enough(self) -> bool:
@@ -51,7 +67,10 @@ class LengthHistory:
     @property
     def error_tokens(self) -> float:
         """Standard deviation of one answer's length; 0 while limits are used, which are never exceeded."""
-        return self._error_tokens
+        count = len(self._recent)
+        if count < MIN_HISTORY:
+            return 0.0
+        return math.sqrt(max(0, count * self._sum_of_squares - self._sum * self._sum)) / count
 
     def predict(
         self, written: NDArray[np.int64], limits: NDArray[np.int64], turns: NDArray[np.int64]
@@ -74,3 +93,4 @@ class LengthHistory:
         """Recompute what is kept for speed; AssertionError if it differs."""
         assert sorted(self._recent) == self._sorted.tolist()
         assert len(self._recent) <= self._capacity
+        assert (self._sum, self._sum_of_squares) == (sum(self._recent), sum(n * n for n in self._recent))

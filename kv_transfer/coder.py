@@ -23,34 +23,36 @@ def aligned_bytes(num_bytes: int) -> Bytes:
 class Coder:
     """For one thread: it keeps its codecs and one piece of raw memory."""
 
-    def __init__(self, layout: KVLayout) -> None:
-        self._layout = layout
+    def __init__(self) -> None:
         self._codecs: dict[CodecName, Codec] = {}
         self._raw = aligned_bytes(0)
 
-    def raw(self, span: Span) -> Bytes:
-        """Memory for the bytes of a span as ``gather`` writes them; the same one for every span."""
-        num_bytes = span.num_bytes(self._layout)
+    def raw(self, span: Span, layout: KVLayout) -> Bytes:
+        """Memory for the bytes of a span as ``gather`` writes them; the same one for every span.
+
+        ``layout`` here and below is that of the bytes: of the heads that move, and no others.
+        """
+        num_bytes = span.num_bytes(layout)
         if len(self._raw) < num_bytes:
             self._raw = aligned_bytes(num_bytes)
         return self._raw[:num_bytes]
 
-    def encode(self, coding: Coding, span: Span, raw: Bytes, out: Bytes) -> None:
-        """Code a span's raw bytes over all of ``out``, ``coding.num_bytes(span)`` bytes. Not for raw KV.
+    def encode(self, coding: Coding, span: Span, layout: KVLayout, raw: Bytes, out: Bytes) -> None:
+        """Code a span's raw bytes over all of ``out``, ``coding.num_bytes(span, layout)`` bytes. Not for raw KV.
 
         Raises:
             ValueError: see Codec.
         """
-        self._codec(coding.codec).encode(coding.coded_span(span, self._layout), raw, out)
+        self._codec(coding.codec).encode(coding.coded_span(span, layout), raw, out)
 
-    def decode(self, coding: Coding, span: Span, encoded: Bytes) -> Bytes:
+    def decode(self, coding: Coding, span: Span, layout: KVLayout, encoded: Bytes) -> Bytes:
         """The raw bytes that ``encoded`` stands for, in the memory of ``raw``. Not for raw KV.
 
         Raises:
             ValueError: see Codec.
         """
-        raw = self.raw(span)
-        self._codec(coding.codec).decode(coding.coded_span(span, self._layout), encoded, raw)
+        raw = self.raw(span, layout)
+        self._codec(coding.codec).decode(coding.coded_span(span, layout), encoded, raw)
         return raw
 
     def _codec(self, name: CodecName) -> Codec:

@@ -4,8 +4,10 @@ The one file of the links that needs a GPU to run. Knows no link.
 """
 
 import importlib
+import logging
 import math
 import os
+import threading
 from collections.abc import Callable, MutableMapping
 from contextlib import AbstractContextManager
 from datetime import timedelta
@@ -18,7 +20,11 @@ if TYPE_CHECKING:
 REQUIRED_ENVIRONMENT = {"TORCH_NCCL_ASYNC_ERROR_HANDLING": "2", "TORCH_NCCL_ENABLE_MONITORING": "0"}
 _FORMER_NAMES = {"NCCL_ASYNC_ERROR_HANDLING": "TORCH_NCCL_ASYNC_ERROR_HANDLING"}
 _MAX_CTAS = 8  # of a link's messages, so that the model keeps the GPU
+ABORT_TIMEOUT_S = 15.0  # torch's abort waits for its own watchdog, which may be in the middle of another group
 _WATCHDOG_FACTOR = 3  # torch's deadline over ours, which is to pass first: after its own, messages look completed
+
+
+log = logging.getLogger(__name__)
 
 
 class CudaAccelerator:
@@ -37,14 +43,15 @@ class CudaAccelerator:
     ) -> None:
         self._torch: Any = importlib.import_module("torch")
         self._distributed: Any = importlib.import_module("torch.distributed")
-        if not self._torch.cuda.is_available() or not self._distributed.is_nccl_available():
-            raise ValueError("transfer.link: nccl needs a GPU that torch can use, and a torch built with NCCL")
+        if not self._torch.cuda.is_available():
+            raise ValueError("nccl needs a GPU, and torch can use none on this machine")
+        if not self._distributed.is_available() or not self._distributed.is_nccl_available():
+            raise ValueError("nccl needs a torch that was built with NCCL")
         if not 0 <= index < self._torch.cuda.device_count():
-            raise ValueError(f"transfer.link: nccl: there is no GPU {index}")
+            raise ValueError(f"there is no GPU {index}")
         settle_environment(environ, open_timeout_s)
         self._device = self._torch.device("cuda", index)
-        properties = self._torch.cuda.get_device_properties(self._device)
-        self.identity = f"{properties.name} {properties.uuid}"
+        self.identity = device_identity(index)
 
     def make_group(self, store: Any, rank: int, chunk_timeout_s: float) -> Any:
         """See Accelerator. The communicator is made at once, and is the only one of the group."""
@@ -52,7 +59,7 @@ class CudaAccelerator:
         try:
             group.eager_connect_single_device(self._device)
         except RuntimeError:
-            group.abort()
+            abort_within(group, ABORT_TIMEOUT_S)
             raise
         return group
 
@@ -100,6 +107,35 @@ class CudaLane:
         return query
 
 
+def abort_within(group: Any, timeout_s: float, and_then: Callable[[], None] | None = None) -> None:
+    """Abort a group; where that hangs, leave it to a thread.
+
+    Args:
+        and_then: to be done once nothing of the group is under way any more, however late that is.
+    """
+
+    def abort() -> None:
+        try:
+            group.abort()
+        except RuntimeError as error:
+            log.warning("a group could not be aborted: %s", error)
+            return
+        if and_then is not None:
+            and_then()
+
+    thread = threading.Thread(target=abort, name="nccl-abort", daemon=True)
+    thread.start()
+    thread.join(timeout_s)
+    if thread.is_alive():
+        log.error("aborting a group takes over %g s: its memory on the GPU stays taken", timeout_s)
+
+
+def device_identity(index: int) -> str:
+    """A GPU's name and UUID: equal in two processes only for one and the same."""
+    properties: Any = importlib.import_module("torch").cuda.get_device_properties(index)
+    return f"{properties.name} {properties.uuid}"
+
+
 def settle_environment(environ: MutableMapping[str, str], open_timeout_s: float) -> None:
     """Set what torch reads when it makes a group; all of it, or nothing.
 
@@ -109,9 +145,7 @@ def settle_environment(environ: MutableMapping[str, str], open_timeout_s: float)
     for name, value in environ.items():
         required = REQUIRED_ENVIRONMENT.get(_FORMER_NAMES.get(name, name))
         if required is not None and value != required:
-            raise ValueError(
-                f"transfer.link: nccl needs {name}={required}, not {value}: torch would end the worker with its peer"
-            )
+            raise ValueError(f"nccl needs {name}={required}, not {value}: torch would end the worker with its peer")
     environ.update(REQUIRED_ENVIRONMENT)
     environ.setdefault("TORCH_NCCL_NONBLOCKING_TIMEOUT", str(math.ceil(open_timeout_s)))
     environ.setdefault("TORCH_NCCL_SHOW_EAGER_INIT_P2P_SERIALIZATION_WARNING", "0")  # one message at a time is meant

@@ -16,23 +16,22 @@ from twinpool.kv_transfer.channel import PeerChannel
 from twinpool.kv_transfer.codec import CodecName
 from twinpool.kv_transfer.codec_policy import CodecPolicy, usable_link
 from twinpool.kv_transfer.engine_side import EngineSide
-from twinpool.kv_transfer.events import Admitted, Cancel, Computed, ComputeFailed, Demote, GroupReady
+from twinpool.kv_transfer.events import Admitted, Cancel, Computed, Demote, EngineEvent, GroupReady
 from twinpool.kv_transfer.handoff import Limits
 from twinpool.kv_transfer.link import Links
 from twinpool.kv_transfer.links import LinkKinds, usable_links
+from twinpool.kv_transfer.metrics import TransferMetrics
 from twinpool.kv_transfer.pair import Introduction, Pair, PairOwner, Pulse
 from twinpool.kv_transfer.pair_link import MAX_OPEN_LINKS, LinkEnds, PairLink
 from twinpool.kv_transfer.pairing import Dial, ServedChannel, grpc_dial
 from twinpool.kv_transfer.plan import Span
-from twinpool.kv_transfer.source import EngineEvent
 from twinpool.kv_transfer.source_codecs import SourceCodecs
 from twinpool.kv_transfer.sources import Sources
 from twinpool.kv_transfer.targets import Targets
 from twinpool.kv_transfer.turns import Turns
 from twinpool.model.kv_layout import KVCache
+from twinpool.model.layer_groups import StreamRates
 from twinpool.protos.twinpool.v1 import worker_pb2 as pb
-
-CLOSE_TIMEOUT_S = 15.0  # over what any link's thread can linger
 
 log = logging.getLogger(__name__)
 
@@ -146,10 +145,6 @@ class TransferEndpoint:
         """Every span was reported, and the first token is known since ``at_s`` on ``clock``."""
         self._tell_source(request_id, epoch, Computed(first_token, at_s))
 
-    def compute_failed(self, request_id: str, epoch: int, reason: str) -> None:
-        """The engine gave the prefill up."""
-        self._tell_source(request_id, epoch, ComputeFailed(reason))
-
     def demote(self, request_id: str, epoch: int, reason: str) -> None:
         """The engine wants the room of KV that nobody has granted room for; ignored while it moves."""
         self._tell_source(request_id, epoch, Demote(reason))
@@ -165,6 +160,11 @@ class TransferEndpoint:
         """A prefill that has just ended computed the KV of this many tokens; several may share the time."""
         now = self._turns.clock()
         self._codecs.produced(num_tokens * self._ends.layout.token_bytes, now - duration_s, now)
+
+    @property
+    def stream_rates(self) -> StreamRates:
+        """What was measured lately of links and prefills, for the choice of layer groups."""
+        return self._codecs.stream_rates(self._turns.clock())
 
     def _tell_source(self, request_id: str, epoch: int, event: EngineEvent) -> None:
         self._turns.post(partial(self._sources.tell, request_id, epoch, event))
@@ -240,14 +240,20 @@ class TransferEndpoint:
         counts = (self._sources.num_handoffs, self._targets.num_handoffs)
         return TransferStats(self._kinds.description, tuple(links), *counts)
 
+    def metrics(self) -> TransferMetrics:
+        """What handoffs wait for now, and what they have come to since the start, in numbers."""
+        now = self._turns.clock()
+        return self._targets.meter.add_to(self._sources.metrics(now), now)
+
     async def close(self) -> None:
         """End every conversation and link; nothing is left afterwards. The engine hears nothing more. Idempotent."""
         self._is_closed = True
         pairs = [*self._sources.close("the worker is closing"), *self._targets.close("the worker is closing")]
         for pair in pairs:
             await pair.join()
-        if not await self._ends.wait_gone(CLOSE_TIMEOUT_S):
-            log.error("links are still open %g s after they were closed", CLOSE_TIMEOUT_S)
+        timeout_s = self._kinds.close_timeout_s
+        if not await self._ends.wait_gone(timeout_s):
+            log.error("links are still open %g s after they were closed", timeout_s)
 
     def _call(self, owner: PairOwner, target: WorkerAddress) -> Pair:
         pair = Pair(self._introduction, owner, self._turns, self._pulse)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from twinpool.core.messages import FailureKind
 from twinpool.kv_transfer.codec import CodecName
 from twinpool.kv_transfer.coding import RAW, Coding
-from twinpool.kv_transfer.handoff import Message, Seal
+from twinpool.kv_transfer.handoff import Abort, Committed, Grant, Message, Next, Seal, Started, Stopped
 from twinpool.kv_transfer.plan import Span
 
 # Events.
@@ -120,6 +120,14 @@ class Cancel:
 @dataclass(frozen=True, slots=True)
 class Tick:
     """Either: ``next_deadline`` may have passed. Early or spare ticks do nothing."""
+
+
+SourceMessage = Grant | Committed | Abort
+EngineEvent = Admitted | GroupReady | Computed | ComputeFailed | Demote
+SourceEvent = SourceMessage | EngineEvent | LinkSent | LinkClosed | PeerLost | Heard | Retarget | Cancel | Tick
+
+TargetMessage = Started | Next | Seal | Abort | Stopped
+TargetEvent = TargetMessage | Reserve | Bound | GroupReceived | LinkClosed | PeerLost | Heard | Cancel | Tick
 
 
 # Actions, to be performed in order.

@@ -4,6 +4,7 @@ The receiver hosts the store where the two ends meet, on one interface only. Kno
 bytes: a kind of group makes the wire.
 """
 
+import copy
 import importlib
 import ipaddress
 import re
@@ -13,7 +14,7 @@ import threading
 from abc import ABC, abstractmethod
 from datetime import timedelta
 from functools import partial
-from typing import Any
+from typing import Any, Self, TypedDict, Unpack
 
 from twinpool.kv_transfer.link import CHUNK_BYTES, LinkError, LinkEvents, Ticket
 from twinpool.kv_transfer.link_thread import LinkThread, ReceiveThread, SendThread, Wire
@@ -23,14 +24,21 @@ SOURCE, TARGET = 0, 1  # ranks
 SECRET_BYTES = 16
 
 
+class GroupOptions(TypedDict, total=False):
+    """What may be said of links over groups; defaults are in GroupLinks."""
+
+    why: str  # the kind was chosen, for people
+    digest: bool  # whether senders take digests and receivers insist on them
+    open_timeout_s: float  # for the two ends to meet
+    chunk_timeout_s: float  # for one chunk; also bounds how long a closed link's thread may linger
+    chunk_bytes: int
+
+
 class GroupLinks(ABC):
     """Makes links of one kind over one network interface.
 
     Args:
         host: the IP address, of this machine, that stores and connections listen on.
-        digest: whether senders take digests and receivers insist on them.
-        open_timeout_s: for the two ends to meet.
-        chunk_timeout_s: for one chunk; also bounds how long a closed link's thread may linger.
 
     Raises:
         ValueError: ``host`` is no address, or stands for every interface.
@@ -38,27 +46,23 @@ class GroupLinks(ABC):
 
     kind: str
 
-    def __init__(
-        self,
-        cache: KVCache,
-        host: str,
-        *,
-        why: str = "",
-        digest: bool = True,
-        open_timeout_s: float = 10.0,
-        chunk_timeout_s: float = 5.0,
-        chunk_bytes: int = CHUNK_BYTES,
-    ) -> None:
+    def __init__(self, cache: KVCache, host: str, **options: Unpack[GroupOptions]) -> None:
         if ipaddress.ip_address(host).is_unspecified:
             raise ValueError(f"transfer.interface must be one interface's address, not {host}")
         self._distributed = importlib.import_module("torch.distributed")  # takes seconds; only workers with it pay
-        self.why = why
+        self.why = options.get("why", "")
         self._cache = cache
         self._host = host
-        self._digest = digest
-        self._open_timeout_s = open_timeout_s
-        self._chunk_timeout_s = chunk_timeout_s
-        self._chunk_bytes = chunk_bytes
+        self._digest = options.get("digest", True)
+        self._open_timeout_s = options.get("open_timeout_s", 10.0)
+        self._chunk_timeout_s = options.get("chunk_timeout_s", 5.0)
+        self.chunk_bytes = options.get("chunk_bytes", CHUNK_BYTES)
+
+    def cut_at(self, chunk_bytes: int) -> Self:
+        """The same links, with chunks of this size at most."""
+        links = copy.copy(self)
+        links.chunk_bytes = chunk_bytes
+        return links
 
     def listen(self, events: LinkEvents) -> tuple[ReceiveThread, Ticket]:
         """See Links."""
@@ -69,14 +73,14 @@ class GroupLinks(ABC):
         secret = secrets.token_bytes(SECRET_BYTES)
         closing = threading.Event()
         open_wire = partial(self._meet, [store], secret, TARGET, closing)
-        link = _Receiver(closing, open_wire, self._cache, events, digest=self._digest, chunk_bytes=self._chunk_bytes)
+        link = _Receiver(closing, open_wire, self._cache, events, digest=self._digest, chunk_bytes=self.chunk_bytes)
         return link, Ticket(self._host, port, secret)
 
     def dial(self, ticket: Ticket, events: LinkEvents) -> SendThread:
         """See Links."""
         closing = threading.Event()
         open_wire = partial(self._dial, ticket, closing)
-        return _Sender(closing, open_wire, self._cache, events, digest=self._digest, chunk_bytes=self._chunk_bytes)
+        return _Sender(closing, open_wire, self._cache, events, digest=self._digest, chunk_bytes=self.chunk_bytes)
 
     @abstractmethod
     def _connect(self, store: Any, rank: int, closing: threading.Event) -> Wire:

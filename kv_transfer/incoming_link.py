@@ -57,7 +57,8 @@ class IncomingLink(PairLink):
             return
         reports = _ReceiveReports(self, self._ends)
         try:
-            self._receiver, ticket = self._ends.kinds.get(message.kind).listen(reports)
+            links = self._ends.kinds.get(message.kind, self._pair.peer_offer)
+            self._receiver, ticket = links.listen(reports)
         except LinkError as error:
             reports.on_closed()
             self._refuse(str(error))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from twinpool.kv_transfer.coding import RAW, Coding
 from twinpool.kv_transfer.plan import Span
+from twinpool.model.kv_layout import HeadRange, KVLayout
 
 BlockIds = NDArray[np.int64]
 
@@ -22,9 +23,26 @@ class LinkError(Exception):
     """The link failed and is poisoned: it can only be closed, and opened again under the next link epoch."""
 
 
+@dataclass(frozen=True, slots=True)
+class SourcePlace:
+    """Where a group lies in the pool of the source's rank, which may hold other layers and heads than the target's."""
+
+    layout: KVLayout  # of that pool
+    first_layer: int  # of the group's layers there
+    heads: HeadRange | None = None  # of that pool's; None: all
+
+    def layers_of(self, part: Span, group: Span) -> tuple[int, int]:
+        """The layers ``[first, end)`` there of a part of the group; both spans in the target's own layers."""
+        shift = self.first_layer - group.first_layer
+        return part.first_layer + shift, part.end_layer + shift
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Group:
-    """One announced group, as an end of a link sees it."""
+    """One announced group, as an end of a link sees it: layers and heads count as in this end's own pool.
+
+    Both ends name as many layers, blocks and heads, so that they derive the same chunks and sizes.
+    """
 
     request_id: str
     epoch: int
@@ -32,6 +50,16 @@ class Group:
     span: Span
     block_ids: BlockIds | None  # of the span's blocks, in order; None: receive, and throw away
     coding: Coding = RAW  # of its bytes on the link
+    heads: HeadRange | None = None  # of this end's pool; None: all
+    source: SourcePlace | None = None  # for targets that copy out of the source's pool; None: at the same place as here
+
+    def wire_layout(self, pool: KVLayout) -> KVLayout:
+        """How its bytes lie on the link, before they are coded, ``pool`` being this end's own.
+
+        Raises:
+            ValueError: the pool has no such heads.
+        """
+        return pool.of_heads(self.heads)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,10 +3,14 @@
 Pure. Knows kinds by name only; links.py makes them.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
-ON_ONE_HOST = frozenset({"shm"})  # kinds that need both workers on one host
+ON_ONE_HOST = frozenset({"shm", "cuda_ipc"})  # kinds that need both workers on one host
+BETWEEN_DEVICES = frozenset({"nccl", "cuda_ipc"})  # kinds that need a GPU at both ends
+BETWEEN_TWO_DEVICES = frozenset({"nccl"})  # and not the same one
+MIN_CHUNK_BYTES = 4096  # smaller ones would cost more than they move
+UNSAID_CHUNK_BYTES = 8 << 20  # of a peer that does not say: what workers cut at before they said so
 _MAX_KINDS = 16
 _MAX_TEXT = 200
 
@@ -17,11 +21,17 @@ class LinkOffer:
 
     kinds: tuple[str, ...] = ()
     host: str = ""  # equal for workers that share memory and Unix sockets; empty: unknown
+    device: str = ""  # the GPU that its links use, equal only for one and the same; empty: none
+    chunk_bytes: Mapping[str, int] = field(default_factory=dict)  # by kind: the largest chunk that it sends or takes
 
     @classmethod
-    def heard(cls, kinds: Sequence[str], host: str) -> "LinkOffer":
+    def heard(
+        cls, kinds: Sequence[str], host: str, device: str = "", chunk_bytes: Mapping[str, int] | None = None
+    ) -> "LinkOffer":
         """The offer of a peer that may say anything."""
-        return cls(tuple(kind[:_MAX_TEXT] for kind in kinds[:_MAX_KINDS]), host[:_MAX_TEXT])
+        few = tuple(kind[:_MAX_TEXT] for kind in kinds[:_MAX_KINDS])
+        sizes = {kind: size for kind, size in (chunk_bytes or {}).items() if kind in few}
+        return cls(few, host[:_MAX_TEXT], device[:_MAX_TEXT], sizes)
 
 
 NOTHING = LinkOffer()
@@ -57,9 +67,22 @@ def choose_links(ours: LinkOffer, theirs: LinkOffer, named_by: str) -> tuple[Lin
         if obstacle:
             passed.append(obstacle)
         else:
-            here = "both workers are on one host" if kind in ON_ONE_HOST else "both workers have it"
-            choices.append(LinkChoice(kind, f"{named_by}: " + "; ".join([*passed, here])))
+            choices.append(LinkChoice(kind, f"{named_by}: " + "; ".join([*passed, _merit(kind, ours, theirs)])))
     return tuple(choices) if choices else NoLink(f"{named_by}: " + ("; ".join(passed) or "no kind of link"))
+
+
+def agreed_chunk_bytes(kind: str, ours: LinkOffer, theirs: LinkOffer) -> int:
+    """The size at which both ends cut on a link of this kind: the smaller of what each takes."""
+    return min(offer.chunk_bytes.get(kind, UNSAID_CHUNK_BYTES) for offer in (ours, theirs))
+
+
+def _merit(kind: str, ours: LinkOffer, theirs: LinkOffer) -> str:
+    """What lets a kind work."""
+    if kind == "cuda_ipc":
+        return f"both workers are on one {'GPU' if ours.device == theirs.device else 'host, each on its GPU'}"
+    if kind in BETWEEN_DEVICES:
+        return "each worker has a GPU of its own"
+    return "both workers are on one host" if kind in ON_ONE_HOST else "both workers have it"
 
 
 def _obstacle(kind: str, ours: LinkOffer, theirs: LinkOffer) -> str:
@@ -68,4 +91,11 @@ def _obstacle(kind: str, ours: LinkOffer, theirs: LinkOffer) -> str:
         return f"{kind} needs both workers on one host, in one network namespace"
     if kind not in theirs.kinds:
         return f"the peer receives over {', '.join(theirs.kinds) or 'nothing'}, not over {kind}"
+    if kind in BETWEEN_DEVICES and not (ours.device and theirs.device):
+        return f"{kind} needs a GPU at both ends"
+    if kind in BETWEEN_TWO_DEVICES and ours.device == theirs.device:
+        return f"{kind} cannot link two workers on one GPU ({ours.device})"
+    size = agreed_chunk_bytes(kind, ours, theirs)
+    if size < MIN_CHUNK_BYTES:
+        return f"{kind} cannot be cut into chunks of {size} bytes; {MIN_CHUNK_BYTES} are the least"
     return ""

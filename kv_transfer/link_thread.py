@@ -30,10 +30,11 @@ from twinpool.kv_transfer.header import (
 )
 from twinpool.kv_transfer.link import CHUNK_BYTES, BlockIds, Group, LinkError, LinkEvents
 from twinpool.kv_transfer.plan import Span
-from twinpool.model.kv_layout import KVCache
+from twinpool.model.kv_layout import HeadRange, KVCache, KVLayout
 
 NUM_SLOTS = 2  # one chunk on the wire while another is copied, coded and digested
 
+Copy = Callable[[int, int, BlockIds, Bytes, HeadRange | None], None]  # KVCache's gather or scatter
 Wait = Callable[[], None]  # until what was posted is over; LinkError when it fails or its deadline passes
 
 log = logging.getLogger(__name__)
@@ -65,6 +66,7 @@ class Chunk:
 
     group: Group
     span: Span
+    layout: KVLayout  # of its bytes before they are coded
     number: int  # on the link
     is_last: bool  # of its group
     started_s: float  # its group, by time.monotonic
@@ -106,7 +108,7 @@ class LinkThread(ABC):
         self._in_flight: deque[tuple[Chunk, Wait]] = deque()
         self._num_chunks = 0
         self._slots: list[tuple[Bytes, Bytes]] = []
-        self._coder = Coder(cache.layout)
+        self._coder = Coder()
         self._thread = threading.Thread(target=self._run, name=f"link-{type(self).__name__}", daemon=True)
         self._thread.start()
 
@@ -162,14 +164,14 @@ class LinkThread(ABC):
         return group
 
     def _move(self, wire: Wire, group: Group) -> None:
-        whole, started_s = group.span, time.monotonic()
-        for span in cut_group(whole, self._cache.layout, self._chunk_bytes):
+        whole, layout, started_s = group.span, group.wire_layout(self._cache.layout), time.monotonic()
+        for span in cut_group(whole, layout, self._chunk_bytes):
             if len(self._in_flight) == NUM_SLOTS:
                 self._finish_oldest()
             header, staging = self._slot(self._num_chunks % NUM_SLOTS)
-            data = staging[: group.coding.num_bytes(span, self._cache.layout)]
+            data = staging[: group.coding.num_bytes(span, layout)]
             is_last = (span.end_block, span.end_layer) == (whole.end_block, whole.end_layer)
-            chunk = Chunk(group, span, self._num_chunks, is_last, started_s, header, data)
+            chunk = Chunk(group, span, layout, self._num_chunks, is_last, started_s, header, data)
             self._num_chunks += 1
             self._in_flight.append((chunk, self._post(wire, chunk)))
 
@@ -185,13 +187,14 @@ class LinkThread(ABC):
         self._in_flight.popleft()
         self._finish(chunk)
 
-    def _copy(self, copy: Callable[[int, int, BlockIds, Bytes], None], chunk: Chunk, raw: Bytes) -> None:
+    def _copy(self, copy: Copy, chunk: Chunk, raw: Bytes) -> None:
         """Copy between blocks and memory, unless the link is closed: the blocks may be someone else's by now."""
         assert chunk.group.block_ids is not None
         with self._copying:
             if self._is_closing:
                 raise _Closing
-            copy(chunk.span.first_layer, chunk.span.end_layer, chunk.select(chunk.group.block_ids), raw)
+            span, ids = chunk.span, chunk.select(chunk.group.block_ids)
+            copy(span.first_layer, span.end_layer, ids, raw, chunk.group.heads)
 
     @abstractmethod
     def _post(self, wire: Wire, chunk: Chunk) -> Wait:
@@ -212,10 +215,10 @@ class SendThread(LinkThread):
 
     def _post(self, wire: Wire, chunk: Chunk) -> Wait:
         coding = chunk.group.coding
-        raw = chunk.data if coding.is_raw else self._coder.raw(chunk.span)
+        raw = chunk.data if coding.is_raw else self._coder.raw(chunk.span, chunk.layout)
         self._copy(self._cache.gather, chunk, raw)
         if not coding.is_raw:
-            self._coder.encode(coding, chunk.span, raw, chunk.data)
+            self._coder.encode(coding, chunk.span, chunk.layout, raw, chunk.data)
         digest = data_digest(chunk.data) if self._digest else b""
         pack_header(replace(chunk.announced, digest=digest), chunk.header)
         return wire.send(chunk.number, chunk.header, chunk.data)
@@ -251,5 +254,7 @@ class ReceiveThread(LinkThread):
         """Put what arrived, and is what was sent, into its blocks."""
         coding = chunk.group.coding
         if chunk.group.block_ids is not None:
-            raw = chunk.data if coding.is_raw else self._coder.decode(coding, chunk.span, chunk.data)
+            raw = chunk.data
+            if not coding.is_raw:
+                raw = self._coder.decode(coding, chunk.span, chunk.layout, chunk.data)
             self._copy(self._cache.scatter, chunk, raw)

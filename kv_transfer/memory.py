@@ -78,7 +78,7 @@ class _End:
         self.digest = digest
         self.pending: deque[Group] = deque()  # posted here and not over
         self.is_over = False
-        self.coder = Coder(cache.layout)
+        self.coder = Coder()
         self._call_off: Callable[[], None] | None = None
         self._watch()
 
@@ -233,7 +233,8 @@ class _Connection:
         if parcel.fault is Fault.CORRUPT:
             data[len(data) // 2] ^= 1
         group = target.pending[0]
-        announced = _header(group, self._num_received, group.coding.num_bytes(group.span, target.cache.layout))
+        num_bytes = group.coding.num_bytes(group.span, group.wire_layout(target.cache.layout))
+        announced = _header(group, self._num_received, num_bytes)
         try:
             digest_ok = is_intact(header, data, announced, needs_digest=target.digest)
         except HeaderError as error:
@@ -256,16 +257,16 @@ def _header(group: Group, number: int, num_bytes: int) -> ChunkHeader:
 def _gathered(end: _End, group: Group) -> Bytes:
     """A group's bytes as they go on the link."""
     assert group.block_ids is not None
-    span, coding = group.span, group.coding
-    data = aligned_bytes(coding.num_bytes(span, end.cache.layout))
-    raw = data if coding.is_raw else end.coder.raw(span)
-    end.cache.gather(span.first_layer, span.end_layer, group.block_ids, raw)
+    span, coding, layout = group.span, group.coding, group.wire_layout(end.cache.layout)
+    data = aligned_bytes(coding.num_bytes(span, layout))
+    raw = data if coding.is_raw else end.coder.raw(span, layout)
+    end.cache.gather(span.first_layer, span.end_layer, group.block_ids, raw, group.heads)
     if not coding.is_raw:
-        end.coder.encode(coding, span, raw, data)
+        end.coder.encode(coding, span, layout, raw, data)
     return data
 
 
 def _scatter(end: _End, group: Group, block_ids: BlockIds, data: Bytes) -> None:
-    span, coding = group.span, group.coding
-    raw = data if coding.is_raw else end.coder.decode(coding, span, data)
-    end.cache.scatter(span.first_layer, span.end_layer, block_ids, raw)
+    span, coding, layout = group.span, group.coding, group.wire_layout(end.cache.layout)
+    raw = data if coding.is_raw else end.coder.decode(coding, span, layout, data)
+    end.cache.scatter(span.first_layer, span.end_layer, block_ids, raw, group.heads)

@@ -9,11 +9,12 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Unpack
 
-from twinpool.kv_transfer.group_links import SOURCE, GroupLinks, first_line
+from twinpool.kv_transfer.cuda_accelerator import ABORT_TIMEOUT_S, abort_within
+from twinpool.kv_transfer.group_links import SOURCE, GroupLinks, GroupOptions, first_line
 from twinpool.kv_transfer.header import Bytes
-from twinpool.kv_transfer.link import CHUNK_BYTES, LinkError
+from twinpool.kv_transfer.link import LinkError
 from twinpool.kv_transfer.link_thread import NUM_SLOTS, Wait
 from twinpool.kv_transfer.staging import Lane, StagingSlot
 from twinpool.model.kv_layout import KVCache
@@ -79,27 +80,8 @@ class NcclLinks(GroupLinks):
 
     kind = "nccl"
 
-    def __init__(
-        self,
-        cache: KVCache,
-        host: str,
-        accelerator: Accelerator,
-        *,
-        why: str = "",
-        digest: bool = True,
-        open_timeout_s: float = 10.0,
-        chunk_timeout_s: float = 5.0,
-        chunk_bytes: int = CHUNK_BYTES,
-    ) -> None:
-        super().__init__(
-            cache,
-            host,
-            why=why,
-            digest=digest,
-            open_timeout_s=open_timeout_s,
-            chunk_timeout_s=chunk_timeout_s,
-            chunk_bytes=chunk_bytes,
-        )
+    def __init__(self, cache: KVCache, host: str, accelerator: Accelerator, **options: Unpack[GroupOptions]) -> None:
+        super().__init__(cache, host, **options)
         self._accelerator = accelerator
 
     def _connect(self, store: Any, rank: int, closing: threading.Event) -> "NcclWire":
@@ -142,9 +124,9 @@ class NcclWire:
     def close(self) -> None:
         """See Wire. Aborts the group, which alone ends messages that the other end does not match."""
         group, self._group = self._group, None
+        slots, self._slots = self._slots, []
         if group is not None:
-            group.abort()
-        self._slots.clear()  # only now does nothing write there any more
+            abort_within(group, ABORT_TIMEOUT_S, slots.clear)  # only then does nothing write there any more
 
     def _post(self, name: str, parts: "tuple[torch.Tensor, torch.Tensor]") -> list[Work]:
         assert self._group is not None

@@ -59,6 +59,7 @@ class OutgoingLink(PairLink):
         super().__init__(pair, ends)
         self._sender: SendLink | None = None
         self._is_met = False  # the ends of the link; else groups are queued
+        self._num_met = 0
         self._is_wanted = False  # as soon as the pair is open
         self._choices: deque[LinkChoice] = deque()  # the first is in use, or to be tried
         self._asked: asyncio.TimerHandle | None = None  # until the target answers OpenLink
@@ -118,7 +119,7 @@ class OutgoingLink(PairLink):
             return
         ticket = Ticket(message.host, message.port, message.ticket)
         try:
-            links = self._ends.kinds.get(self.kind)
+            links = self._ends.kinds.get(self.kind, self._pair.peer_offer)
         except LinkError as error:
             self._try_next(str(error), tell=True)
             return
@@ -130,6 +131,7 @@ class OutgoingLink(PairLink):
         """The two ends have met: what waited for that goes out."""
         assert self._sender is not None
         self._is_met = True
+        self._num_met += 1
         while self._queued:
             self._announce(self._sender, self._queued.popleft())
 
@@ -170,6 +172,11 @@ class OutgoingLink(PairLink):
         self.num_bytes += transmission.coding.num_bytes(transmission.span, self._ends.layout)
         transmission.on_sent(started_s, ended_s)
         self._ends.roster.shrink()
+
+    @property
+    def num_reopenings(self) -> int:
+        """How often a link was opened after one that had been open before."""
+        return max(0, self._num_met - 1)
 
     @property
     def is_idle(self) -> bool:

@@ -5,6 +5,7 @@ Knows who speaks and that they understand each other. Handoffs and the link are 
 
 import asyncio
 import logging
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +16,7 @@ from twinpool.kv_transfer.channel import ChannelClosed, PeerChannel
 from twinpool.kv_transfer.link_choice import NOTHING, LinkOffer
 from twinpool.kv_transfer.turns import Turns
 from twinpool.kv_transfer.wire import WireError
-from twinpool.model.kv_layout import KVLayout
+from twinpool.model.kv_layout import PROTOCOL_VERSION, KVLayout
 from twinpool.protos.convert import address_from_proto, address_to_proto
 from twinpool.protos.twinpool.v1 import worker_pb2 as pb
 
@@ -43,6 +44,9 @@ class Introduction:
             layout=layout.describe(),
             link_kinds=self.offer.kinds,
             host=self.offer.host,
+            device=self.offer.device,
+            chunk_bytes=self.offer.chunk_bytes,
+            protocol_version=PROTOCOL_VERSION,
         )
         return pb.PeerMessage(hello=hello)
 
@@ -50,16 +54,29 @@ class Introduction:
         """Return who speaks.
 
         Raises:
-            PairRefused: it is no hello, or of a worker whose KV has another layout.
+            PairRefused: it is no hello, or of a worker that speaks another protocol, or whose KV has another layout.
         """
         hello = envelope.hello
         if envelope.WhichOneof("kind") != "hello" or not hello.address.worker_id:
             raise PairRefused("the peer did not say hello")
         peer = address_from_proto(hello.address)
+        version = hello.protocol_version or _stated_version(hello.layout)
+        if version != PROTOCOL_VERSION:
+            spoken = f"protocol {version}" if version else "a protocol that this worker does not know"
+            raise PairRefused(
+                f"{peer.worker_id} speaks {spoken}, {self.address.worker_id} protocol {PROTOCOL_VERSION}: "
+                "workers that hand KV over must run the same version of twinpool"
+            )
         if hello.layout_hash != self.layout.digest():
             theirs, ours = hello.layout[:500], self.layout.describe()
             raise PairRefused(f"KV layouts differ: {peer.worker_id} has {theirs}; {self.address.worker_id} has {ours}")
         return peer
+
+
+def _stated_version(layout: str) -> int:
+    """The protocol of a worker from before it had a field; 0: it does not say."""
+    found = re.match(r"protocol (\d{1,9}),", layout)
+    return int(found[1]) if found else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +194,7 @@ class Pair:
             await self._finish(channel)
 
     async def _converse(self, channel: PeerChannel, theirs: pb.PairHello) -> None:
-        self.peer_offer = LinkOffer.heard(theirs.link_kinds, theirs.host)
+        self.peer_offer = LinkOffer.heard(theirs.link_kinds, theirs.host, theirs.device, theirs.chunk_bytes)
         self._channel = channel
         for message in self._backlog:
             channel.send(message)

@@ -36,6 +36,9 @@ SOURCE_MOVES = {
 }
 
 
+SOURCE_ACTIVE = frozenset({_S.WAITING, _S.STREAMING, _S.SEALED})  # there is a target, and it must be heard of
+
+
 class TargetPhase(StrEnum):
     """How far the handoff is, seen from where it goes."""
 
@@ -62,6 +65,10 @@ TARGET_MOVES = {
     _T.COMMITTED: frozenset[TargetPhase](),
     _T.ENDED: frozenset[TargetPhase](),
 }
+
+# Ordered and not yet committed: the source must be heard of.
+TARGET_ORDERED = frozenset({_T.RESERVED, _T.WANTING, _T.RECEIVING, _T.VERIFYING})
+TARGET_GRANTED = frozenset({_T.RECEIVING, _T.VERIFYING})  # bytes may come
 
 _Phase = TypeVar("_Phase", bound=StrEnum)
 

@@ -67,6 +67,56 @@ class RankShare:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class RankLayout:
+    """What a peer must know of one rank's KV: which model, the same for workers of any shape, and which part of it.
+
+    Raises:
+        ValueError: the model does not go into the shape, or the shape has no such rank.
+    """
+
+    model: KVLayout  # all layers and all KV heads
+    shape: WorkerShape = WorkerShape()
+    rank: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < len(shares_of(self.shape, self.model)):
+            raise ValueError(f"rank {self.rank} is none of the {self.shape.num_ranks} of {self.shape}")
+
+    @property
+    def model_digest(self) -> str:
+        """Equal for all workers of the model whose KV can be exchanged, whatever their shapes."""
+        return self.model.digest()
+
+    @property
+    def share(self) -> RankShare:
+        """The layers and heads this rank holds."""
+        return shares_of(self.shape, self.model)[self.rank]
+
+    @property
+    def pool(self) -> KVLayout:
+        """How this rank's own pool lies in memory."""
+        return self.share.layout(self.model)
+
+    def peer(self, model_digest: str, shape: WorkerShape, rank: int) -> "RankLayout":
+        """The layout of a rank that says this of itself.
+
+        Raises:
+            ValueError: its KV is not of our model, or it cannot be as it says.
+        """
+        if model_digest != self.model_digest:
+            raise ValueError("the KV of the peer is of another model, layout, codec or protocol")
+        return RankLayout(self.model, shape, rank)
+
+    def describe(self) -> str:
+        """In words, for people."""
+        share, shape = self.share, self.shape
+        return (
+            f"{self.model.describe()}; rank {self.rank} of {shape.tensor_parallel} x {shape.pipeline_parallel}: "
+            f"layers {share.first_layer} to {share.end_layer - 1}, KV heads {share.first_head} to {share.end_head - 1}"
+        )
+
+
 def stage_layers(num_layers: int, pipeline_parallel: int, stage: int) -> tuple[int, int]:
     """The layers ``[first, end)`` of one stage: as even as can be, and the first stages have one more than the last.
 

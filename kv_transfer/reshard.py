@@ -90,15 +90,16 @@ class Route:
         group = self.group(span, skip_blocks)
         if group is None:
             return
-        for part in cut_group(group.span, self._wire_layout(model), limit_bytes):
+        for part in cut_group(group.span, self.wire_layout(model), limit_bytes):
             chunk = HeadSpan(part, self.first_head, self.end_head)
             yield LinkChunk(chunk, chunk.local_to(self.source), chunk.local_to(self.target))
 
     def max_chunk_bytes(self, model: KVLayout, limit_bytes: int) -> int:
         """Size of this link's largest chunk: the limit, but never less than its heads of one block of one layer."""
-        return max(limit_bytes, self._wire_layout(model).block_layer_bytes)
+        return max(limit_bytes, self.wire_layout(model).block_layer_bytes)
 
-    def _wire_layout(self, model: KVLayout) -> KVLayout:
+    def wire_layout(self, model: KVLayout) -> KVLayout:
+        """How its bytes lie, before they are coded: like a pool that has this link's heads only."""
         return replace(model, num_kv_heads=self.end_head - self.first_head)
 
 

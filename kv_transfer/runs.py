@@ -1,4 +1,4 @@
-"""Which bytes of a chunk lie side by side in a rank's pool, and so whether moving it needs packing first.
+"""Which bytes of a chunk lie side by side in a rank's pool: a link packs the others into one message.
 
 Pure. Knows sizes and offsets: no tensor, no link.
 """
@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 
 from twinpool.kv_transfer.reshard import HeadSpan
 from twinpool.model.kv_layout import KVLayout
-
-PACK_BELOW_BYTES = 256 << 10  # a message of its own for each smaller run would cost more than a copy
 
 
 def run_bytes(part: HeadSpan, layout: KVLayout) -> int:
@@ -52,13 +50,3 @@ def contiguous_runs(part: HeadSpan, layout: KVLayout, block_ids: Sequence[int]) 
     is_first = np.append(True, np.diff(offsets) != size)
     counts = np.diff(np.append(np.flatnonzero(is_first), len(offsets)))
     return np.stack([offsets[is_first], counts * size], axis=1)
-
-
-def message_bytes(source_run_bytes: int, target_run_bytes: int, chunk_bytes: int) -> int:
-    """Size of each message in which a chunk moves, the same at both ends, from the ``run_bytes`` of both.
-
-    As large as is contiguous at both ends; where that is under ``PACK_BELOW_BYTES``, the whole chunk in one message.
-    An end whose own runs are shorter than the message packs (or unpacks); another one sends (or receives) in place.
-    """
-    shared = min(source_run_bytes, target_run_bytes)  # the shorter run divides the longer one, and that the chunk
-    return chunk_bytes if shared < PACK_BELOW_BYTES else shared

@@ -28,22 +28,18 @@ from twinpool.kv_transfer.events import (
     Release,
     Retarget,
     Send,
+    SourceEvent,
+    SourceMessage,
     Tick,
     Transmit,
 )
 from twinpool.kv_transfer.handoff import Abort, Committed, Grant, Limits, Started, Stopped
+from twinpool.kv_transfer.phases import SOURCE_ACTIVE as _ACTIVE
 from twinpool.kv_transfer.phases import SOURCE_MOVES, check_move
 from twinpool.kv_transfer.phases import SourcePhase as SourcePhase
 from twinpool.kv_transfer.plan import Coverage, Span, max_skip_blocks
 from twinpool.kv_transfer.sending import Sending
 from twinpool.model.kv_layout import KVLayout
-
-SourceMessage = Grant | Committed | Abort
-EngineEvent = Admitted | GroupReady | Computed | ComputeFailed | Demote
-SourceEvent = SourceMessage | EngineEvent | LinkSent | LinkClosed | PeerLost | Heard | Retarget | Cancel | Tick
-
-# There is a target, and it must be heard of.
-_ACTIVE = frozenset({SourcePhase.WAITING, SourcePhase.STREAMING, SourcePhase.SEALED})
 
 
 class SourceHandoff:
@@ -93,6 +89,15 @@ class SourceHandoff:
     def is_waiting_for_room(self) -> bool:
         """Whether the KV is all computed and none of it moves: what counts as parked blocks."""
         return self._result is not None and self.phase in (SourcePhase.WAITING, SourcePhase.PARKED)
+
+    @property
+    def is_waiting_for_credit(self) -> bool:
+        """Whether a group is ready and the target's window is full."""
+        return self.phase is SourcePhase.STREAMING and self._sending.cursor < len(self._spans)
+
+    def silence_s(self, now: float) -> float:
+        """How long the peer whose lease runs has not been heard; 0 when none does."""
+        return self._limits.lease_s - (self._lease_until - now) if self.phase in _ACTIVE else 0.0
 
     @property
     def next_deadline(self) -> float | None:

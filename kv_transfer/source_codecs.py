@@ -9,6 +9,7 @@ from twinpool.kv_transfer.codec import CodecName
 from twinpool.kv_transfer.codec_policy import CodecPolicy
 from twinpool.kv_transfer.pair import Pair
 from twinpool.kv_transfer.throughput import Throughput
+from twinpool.model.layer_groups import StreamRates
 
 RATE_MAX_AGE_S = 30.0  # a link's; then a handoff goes raw again, since only raw ones tell what the link can do
 
@@ -30,6 +31,12 @@ class SourceCodecs:
             link_bytes_per_s=link.bytes_per_s(now - RATE_MAX_AGE_S) if link else None,
             produced_bytes_per_s=self._production.bytes_per_s(-inf),
         )
+
+    def stream_rates(self, now: float) -> StreamRates:
+        """What streaming costs: the slowest link that was used lately, and the prefills."""
+        rates = (link.bytes_per_s(now - RATE_MAX_AGE_S) for link in self._links.values())
+        slowest = min((rate for rate in rates if rate is not None), default=None)
+        return StreamRates(slowest, self._production.bytes_per_s(-inf))
 
     def produced(self, num_bytes: int, started_s: float, ended_s: float) -> None:
         """A prefill made so much raw KV; several may share the time."""

@@ -5,6 +5,7 @@ Knows the pairs to targets and the links to them. Decides nothing, and knows the
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import assert_never
 
@@ -30,41 +31,23 @@ from twinpool.kv_transfer.events import (
     Release,
     Retarget,
     Send,
+    SourceEvent,
     Tick,
     Transmit,
 )
 from twinpool.kv_transfer.handoff import Abort, Committed, Grant, Limits, Message, Started, answer_unknown
-from twinpool.kv_transfer.link import BlockIds
+from twinpool.kv_transfer.handoff_meters import SourceMeter
+from twinpool.kv_transfer.handoff_records import OutgoingHandoff
+from twinpool.kv_transfer.metrics import TransferMetrics
 from twinpool.kv_transfer.outgoing_link import OutgoingLink, Transmission
 from twinpool.kv_transfer.pair import Pair, PairOwner
 from twinpool.kv_transfer.pair_link import LinkEnds
-from twinpool.kv_transfer.source import SourceEvent, SourceHandoff, SourcePhase
+from twinpool.kv_transfer.source import SourceHandoff, SourcePhase
 from twinpool.kv_transfer.source_codecs import SourceCodecs
-from twinpool.kv_transfer.turns import Alarm, Turns
 from twinpool.kv_transfer.wire import WireError, message_from_proto, message_to_proto
 from twinpool.protos.twinpool.v1 import worker_pb2 as pb
 
 log = logging.getLogger(__name__)
-
-
-class _Source:
-    """One request's handoff, through all its epochs."""
-
-    def __init__(
-        self,
-        machine: SourceHandoff,
-        block_ids: BlockIds,
-        turns: Turns,
-        tick: Callable[[], None],
-        *,
-        allows_loss: bool,
-    ) -> None:
-        self.machine = machine
-        self.block_ids = block_ids
-        self.allows_loss = allows_loss
-        self.epoch = machine.epoch  # the newest that was named
-        self.targets: dict[int, Pair] = {}  # by epoch
-        self.alarm = Alarm(turns, tick)
 
 
 class Sources:
@@ -84,13 +67,20 @@ class Sources:
         self._limits = limits
         self._call = call
         self._codecs = codecs
-        self._sources: dict[tuple[str, int], _Source] = {}  # under every epoch that was named
+        self._sources: dict[tuple[str, int], OutgoingHandoff] = {}  # under every epoch that was named
         self._pairs: dict[tuple[str, str], Pair] = {}  # by worker and incarnation
         self.links: dict[Pair, OutgoingLink] = {}
+        self._meter = SourceMeter()
 
     @property
     def num_handoffs(self) -> int:
         return len({id(source) for source in self._sources.values()})
+
+    def metrics(self, now: float) -> TransferMetrics:
+        """What they wait for and have come to."""
+        found = self._meter.metrics(now)
+        reopenings = found.link_reopenings + sum(link.num_reopenings for link in self.links.values())
+        return replace(found, link_reopenings=reopenings)
 
     # --- What the engine says ---------------------------------------------------------------------------------------
 
@@ -118,7 +108,11 @@ class Sources:
         codec = self._choose_codec(pair, allows_loss)
         machine = SourceHandoff(request_id, epoch, num_tokens, self._ends.layout, self._limits, codec)
         ids = np.array(block_ids, dtype=np.int64)
-        source = _Source(machine, ids, self._turns, lambda: self._advance(source, Tick()), allows_loss=allows_loss)
+
+        def tick() -> None:
+            self._advance(source, Tick())
+
+        source = OutgoingHandoff(machine, ids, self._turns, tick, allows_loss=allows_loss)
         source.targets[epoch] = pair
         self._sources[request_id, epoch] = source
 
@@ -140,7 +134,7 @@ class Sources:
         pair = source.targets[epoch] = self.meet(target)
         self._advance(source, Retarget(epoch, self._choose_codec(pair, source.allows_loss)))
 
-    def _newest(self, request_id: str) -> _Source | None:
+    def _newest(self, request_id: str) -> OutgoingHandoff | None:
         """Of several handoffs of a request, all but the newest are coming to their end."""
         found = (source for (name, _), source in self._sources.items() if name == request_id)
         return max(found, key=lambda source: source.epoch, default=None)
@@ -182,7 +176,9 @@ class Sources:
             for epoch in [epoch for epoch, target in source.targets.items() if target is pair]:
                 self._advance(source, PeerLost(epoch, reason))
         self._codecs.forget(pair)
-        self.links.pop(pair).close(reason, tell=False)
+        link = self.links.pop(pair)
+        self._meter.num_reopenings += link.num_reopenings
+        link.close(reason, tell=False)
 
     def on_message(self, pair: Pair, envelope: pb.PeerMessage) -> None:
         """See PairOwner."""
@@ -207,13 +203,13 @@ class Sources:
             return
         self._advance(source, message)
 
-    def _paired_with(self, pair: Pair) -> list[_Source]:
+    def _paired_with(self, pair: Pair) -> list[OutgoingHandoff]:
         found = {id(s): s for s in self._sources.values() if any(target is pair for target in s.targets.values())}
         return list(found.values())
 
     # --- What the machines say --------------------------------------------------------------------------------------
 
-    def _advance(self, source: _Source, event: SourceEvent) -> None:
+    def _advance(self, source: OutgoingHandoff, event: SourceEvent) -> None:
         machine, before = source.machine, source.machine.phase
         if machine.is_over:
             return
@@ -222,6 +218,7 @@ class Sources:
         except (Internal, ValueError) as error:
             log.exception("handoff of %s, epoch %d, is given up", machine.request_id, machine.epoch)
             actions = machine.advance(ComputeFailed(str(error)), self._turns.clock())
+        self._meter.note(source, event, actions, self._turns.clock())
         if before is SourcePhase.WAITING and machine.phase is SourcePhase.STREAMING:
             self._engine.granted(machine.request_id, source.epoch)
         for action in actions:
@@ -230,7 +227,7 @@ class Sources:
         if machine.is_over:
             self._forget(source)
 
-    def _perform(self, source: _Source, action: Action) -> None:
+    def _perform(self, source: OutgoingHandoff, action: Action) -> None:
         request_id = source.machine.request_id
         match action:
             case Send(message):
@@ -253,7 +250,7 @@ class Sources:
             case _:
                 assert_never(action)
 
-    def _send(self, source: _Source, message: Message) -> None:
+    def _send(self, source: OutgoingHandoff, message: Message) -> None:
         pair = source.targets[message.epoch]
         if pair.is_lost:
             lost = PeerLost(message.epoch, pair.lost_reason or "")
@@ -263,7 +260,7 @@ class Sources:
         if isinstance(message, Started):
             self.links[pair].ensure()  # opens while the prompt is computed
 
-    def _transmit(self, source: _Source, action: Transmit) -> None:
+    def _transmit(self, source: OutgoingHandoff, action: Transmit) -> None:
         epoch, span, coding = action.epoch, action.span, action.coding
         pair = source.targets[epoch]
         link = self.links.get(pair)
@@ -283,6 +280,6 @@ class Sources:
         block_ids = source.block_ids[span.first_block : span.end_block]
         link.transmit(Transmission(source.machine.request_id, epoch, span, block_ids, on_sent, on_lost, coding))
 
-    def _forget(self, source: _Source) -> None:
+    def _forget(self, source: OutgoingHandoff) -> None:
         source.alarm.cancel()
         self._sources = {key: other for key, other in self._sources.items() if other is not source}

@@ -26,21 +26,18 @@ from twinpool.kv_transfer.events import (
     Release,
     Reserve,
     Send,
+    TargetEvent,
+    TargetMessage,
     Tick,
 )
 from twinpool.kv_transfer.handoff import Abort, Committed, Grant, Limits, Next, Seal, Started, Stopped
+from twinpool.kv_transfer.phases import TARGET_GRANTED as _GRANTED
 from twinpool.kv_transfer.phases import TARGET_MOVES, check_move
+from twinpool.kv_transfer.phases import TARGET_ORDERED as _ORDERED
 from twinpool.kv_transfer.phases import TargetPhase as TargetPhase
 from twinpool.kv_transfer.plan import Coverage, max_skip_blocks
 from twinpool.kv_transfer.terms import disagreement
 from twinpool.model.kv_layout import KVLayout
-
-TargetMessage = Started | Next | Seal | Abort | Stopped
-TargetEvent = TargetMessage | Reserve | Bound | GroupReceived | LinkClosed | PeerLost | Heard | Cancel | Tick
-
-# Ordered and not yet committed: the source must be heard of.
-_ORDERED = frozenset({TargetPhase.RESERVED, TargetPhase.WANTING, TargetPhase.RECEIVING, TargetPhase.VERIFYING})
-_GRANTED = frozenset({TargetPhase.RECEIVING, TargetPhase.VERIFYING})  # bytes may come
 
 
 class TargetHandoff:
@@ -85,6 +82,10 @@ class TargetHandoff:
     def _coding(self) -> Coding:
         assert self._announcement is not None
         return self._announcement.coding
+
+    def silence_s(self, now: float) -> float:
+        """How long the source whose lease runs has not been heard; 0 when none does."""
+        return self._limits.lease_s - (self._lease_until - now) if self.phase in _ORDERED else 0.0
 
     @property
     def next_deadline(self) -> float | None:

@@ -4,7 +4,7 @@ Knows the pairs that sources called and the links with them. Decides nothing; kn
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import assert_never
 
@@ -31,35 +31,21 @@ from twinpool.kv_transfer.events import (
     Release,
     Reserve,
     Send,
+    TargetEvent,
     Tick,
     Transmit,
 )
 from twinpool.kv_transfer.handoff import Abort, Limits, Message, Next, Seal, Started, Stopped, answer_unknown
+from twinpool.kv_transfer.handoff_meters import TargetMeter
+from twinpool.kv_transfer.handoff_records import IncomingHandoff, PeerId
 from twinpool.kv_transfer.incoming_link import IncomingLink, Reception
-from twinpool.kv_transfer.link import BlockIds
 from twinpool.kv_transfer.pair import Pair
 from twinpool.kv_transfer.pair_link import LinkEnds
-from twinpool.kv_transfer.target import TargetEvent, TargetHandoff
-from twinpool.kv_transfer.turns import Alarm, Turns
+from twinpool.kv_transfer.target import TargetHandoff
 from twinpool.kv_transfer.wire import WireError, message_from_proto, message_to_proto
 from twinpool.protos.twinpool.v1 import worker_pb2 as pb
 
 log = logging.getLogger(__name__)
-
-PeerId = tuple[str, str]  # worker and incarnation
-
-
-class _Target:
-    """One epoch of one request's handoff."""
-
-    def __init__(self, machine: TargetHandoff, source: PeerId, turns: Turns, ring: Callable[[], None]) -> None:
-        self.machine = machine
-        self.source = source
-        self.pair: Pair | None = None  # once the source spoke of it
-        self.num_tokens = 0  # as the gateway says
-        self.block_ids: BlockIds | None = None
-        self.alarm = Alarm(turns, ring)
-
 
 class Targets:
     """Owns the handoffs, and a pair with each source. Every method is called in turns."""
@@ -73,10 +59,11 @@ class Targets:
         self._limits = limits
         self._window = window
         self._codecs = codecs  # that KV may come in
-        self._targets: dict[tuple[str, int], _Target] = {}
+        self._targets: dict[tuple[str, int], IncomingHandoff] = {}
         self._pairs: dict[PeerId, Pair] = {}  # those that said hello
         self._all_pairs: set[Pair] = set()
         self.links: dict[Pair, IncomingLink] = {}
+        self.meter = TargetMeter()
 
     @property
     def num_handoffs(self) -> int:
@@ -138,13 +125,13 @@ class Targets:
             pair.end(reason)
         return pairs
 
-    def _begin(self, key: tuple[str, int], source: PeerId) -> _Target:
+    def _begin(self, key: tuple[str, int], source: PeerId) -> IncomingHandoff:
         machine = TargetHandoff(*key, self._ends.layout, self._window, self._limits, self._codecs)
-        target = _Target(machine, source, self._turns, lambda: self._ring(target))
+        target = IncomingHandoff(machine, source, self._turns, lambda: self._ring(target))
         self._targets[key] = target
         return target
 
-    def _ring(self, target: _Target) -> None:
+    def _ring(self, target: IncomingHandoff) -> None:
         if target.machine.is_over:
             self._targets.pop((target.machine.request_id, target.machine.epoch), None)
         else:
@@ -204,7 +191,7 @@ class Targets:
             case _:
                 raise WireError(f"a source does not say {type(message).__name__}")
 
-    def _hear_started(self, pair: Pair, message: Started, target: _Target | None) -> None:
+    def _hear_started(self, pair: Pair, message: Started, target: IncomingHandoff | None) -> None:
         key = (message.request_id, message.epoch)
         if target is None and key in self._targets:
             refusal = Abort(*key, "another source was named")
@@ -214,7 +201,7 @@ class Targets:
         target.pair = pair
         self._advance(target, message)
 
-    def _hear_next(self, pair: Pair, message: Next, target: _Target | None) -> None:
+    def _hear_next(self, pair: Pair, message: Next, target: IncomingHandoff | None) -> None:
         """Post a receive whatever the handoff says: the link knows only order."""
         link = self.links[pair]
         link.check_order(message)
@@ -224,7 +211,7 @@ class Targets:
 
     # --- What the machines say --------------------------------------------------------------------------------------
 
-    def _advance(self, target: _Target, event: TargetEvent) -> Sequence[Action]:
+    def _advance(self, target: IncomingHandoff, event: TargetEvent) -> Sequence[Action]:
         """Let the machine take an event and do what it says, which is returned."""
         machine, now, was_over = target.machine, self._turns.clock(), target.machine.is_over
         try:
@@ -233,6 +220,7 @@ class Targets:
             log.exception("handoff of %s, epoch %d, is given up", machine.request_id, machine.epoch)
             self._engine.failed(machine.request_id, machine.epoch, FailureKind.INTERNAL, str(error))
             actions = machine.advance(Cancel(str(error)), now)
+        self.meter.note(target, event, actions, was_over=was_over)
         for action in actions:
             self._perform(target, action)
         if not machine.is_over:
@@ -243,7 +231,7 @@ class Targets:
             target.alarm.set(now + self._limits.announce_s)  # until then it answers late messages
         return actions
 
-    def _perform(self, target: _Target, action: Action) -> None:
+    def _perform(self, target: IncomingHandoff, action: Action) -> None:
         request_id, epoch = target.machine.request_id, target.machine.epoch
         match action:
             case Send(message):
@@ -267,7 +255,7 @@ class Targets:
             case _:
                 assert_never(action)
 
-    def _send(self, target: _Target, message: Message) -> None:
+    def _send(self, target: IncomingHandoff, message: Message) -> None:
         pair = target.pair or self._pairs.get(target.source)
         if pair is not None and not pair.is_lost:
             pair.send(message_to_proto(message))
@@ -275,11 +263,12 @@ class Targets:
         reason = "the source has not called" if pair is None else pair.lost_reason or ""
         self._turns.post(partial(self._advance, target, PeerLost(message.epoch, reason)))
 
-    def _receive(self, target: _Target, action: Receive) -> None:
+    def _receive(self, target: IncomingHandoff, action: Receive) -> None:
         machine, span = target.machine, action.span
         assert target.pair is not None
 
         def on_received(digest_ok: bool) -> None:
+            self.meter.num_digest_failures += not digest_ok
             if not action.discard:
                 self._advance(target, GroupReceived(action.seq, digest_ok))
 

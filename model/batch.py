@@ -80,12 +80,12 @@ class Runner(Protocol):
     vocab_size: int
     max_model_len: int
     eos_token_ids: tuple[int, ...]
-    layers_per_group: int
+    layer_groups: tuple[int, ...]  # their ends, the last that of the layers; others may be set between two steps
 
     def run(self, batch: Batch, on_layers: OnLayers | None = None) -> StepResult:
         """Compute one step, sample a token for each of ``batch.samples``, and score ``batch.scores``.
 
         ``on_layers(first, end)`` is called as soon as the KV of layers ``[first, end)`` is written for the whole batch,
-        in order, ``layers_per_group`` at a time; the caller may hand those bytes to a link at once.
+        in order, one group of ``layer_groups`` at a time; the caller may hand those bytes to a link at once.
         """
         ...

@@ -48,17 +48,13 @@ class KVLayout:
         """Bytes of one token's KV over all layers."""
         return self.block_bytes // self.block_tokens
 
-    def has_more_than(self, heads: HeadRange | None) -> bool:
-        """Whether ``heads`` leave out some of this layout's; None stands for all of them."""
-        return heads is not None and (heads.first, heads.end) != (0, self.num_kv_heads)
-
     def of_heads(self, heads: HeadRange | None) -> "KVLayout":
         """How the bytes of these heads lie once they are gathered: like a pool that has no other heads.
 
         Raises:
             ValueError: this layout has not all of them, or there are none.
         """
-        if heads is None or not self.has_more_than(heads):
+        if heads is None or (heads.first, heads.end) == (0, self.num_kv_heads):
             return self
         if not 0 <= heads.first < heads.end <= self.num_kv_heads:
             raise ValueError(f"KV heads [{heads.first}, {heads.end}) are not in [0, {self.num_kv_heads})")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil, floor, inf, isfinite
 
-MESSAGE_S = 0.4e-3  # what a group costs beside its bytes, between two workers over gloo (scripts/measure_group_cost)
+MESSAGE_S = 0.6e-3  # what a group costs beside its bytes: measured 0.52 to 0.67 ms over gloo, one small group at a time
 LINK_BYTES_PER_S = 1.8e9  # of gloo on loopback: what is taken for a link that has not been measured
 MAX_SHARE = 0.5  # of all layers, in one group: the next may begin no later than half-way
 LAST_SHARE = 0.25  # of all layers, in the last group
@@ -37,14 +37,18 @@ Growth = Callable[[int], float]  # a group's size -> the size of the one that is
 
 
 def last_group_limit(num_layers: int, layer_bytes: int, rates: StreamRates = UNMEASURED) -> int:
-    """The most layers that the last group may have: those whose bytes cost what the group costs beside them.
+    """The most layers that the last group may have.
 
-    With fewer, the cost of the message would be most of what is exposed; with more, it is bytes that could have left
-    earlier. A quarter of the layers at most, and one at least.
+    With fewer layers than cost what the group costs beside its bytes, that would be most of what is exposed; and a
+    group must take longer to compute than one of the same size takes on the link, or those before it pile up. With
+    more, there are bytes that could have left earlier. A quarter of the layers at most, and one at least.
     """
     _check_size(num_layers, layer_bytes)
-    wire_s, _ = _layer_times(layer_bytes, rates)
-    return max(1, min(ceil(rates.message_s / wire_s), ceil(LAST_SHARE * num_layers)))
+    wire_s, compute_s = _layer_times(layer_bytes, rates)
+    wanted = ceil(rates.message_s / wire_s)
+    if wire_s < compute_s:
+        wanted = max(wanted, floor(rates.message_s / (compute_s - wire_s)) + 1)
+    return max(1, min(wanted, ceil(LAST_SHARE * num_layers)))
 
 
 def choose_layer_groups(num_layers: int, layer_bytes: int, rates: StreamRates = UNMEASURED) -> tuple[int, ...]:

@@ -14,6 +14,7 @@ from twinpool.core.sampling import TokenLogprobs
 from twinpool.model.array_kv_cache import ArrayKVCache
 from twinpool.model.batch import Batch, OnLayers, StepResult
 from twinpool.model.kv_layout import KVCache, KVLayout
+from twinpool.model.layer_groups import choose_layer_groups, group_ranges
 from twinpool.model.modelled_kv import (
     START_STATE,
     WORD_MASK,
@@ -70,7 +71,7 @@ class ModelledRunner:
         self.vocab_size = shape.vocab_size
         self.max_model_len = max_model_len
         self.eos_token_ids = shape.eos_token_ids
-        self.layers_per_group = shape.layers_per_group
+        self.layer_groups = shape.layer_groups or choose_layer_groups(shape.num_layers, layout.block_layer_bytes)
         self._shape = shape
         self._clock = clock
         self._sleep = sleep
@@ -93,8 +94,7 @@ class ModelledRunner:
         fresh = fresh.reshape(len(fresh), *self._words.shape[1:3], self._words.shape[4])
         token_ids = np.empty(0, np.int64)
         num_layers = self._shape.num_layers
-        for first in range(0, num_layers, self.layers_per_group):
-            end = min(first + self.layers_per_group, num_layers)
+        for first, end in group_ranges(self.layer_groups):
             self._words[block_ids, first:end, :, slots] = fresh[:, first:end]
             if end == num_layers:
                 token_ids = self._sample(batch)

@@ -54,7 +54,7 @@ class ModelledShape:
 
     latency: StepLatency
     num_layers: int = 4
-    layers_per_group: int = 1
+    layer_groups: tuple[int, ...] = ()  # ends; none: chosen for a step of one block
     num_kv_heads: int = 1
     head_dim: int = 2  # of float32; even, so that a token's K and V in a layer are whole 64-bit words
     vocab_size: int = 32_000

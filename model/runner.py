@@ -18,6 +18,7 @@ from twinpool.model.config import load_model_config
 from twinpool.model.decoder import Decoder
 from twinpool.model.kv_cache import TorchKVCache, count_blocks
 from twinpool.model.kv_layout import KVCache, KVLayout
+from twinpool.model.layer_groups import choose_layer_groups, group_ranges
 from twinpool.model.logprobs import Wanted, logprobs_in_slices
 from twinpool.model.rope import make_rotary
 from twinpool.model.sampling import sample, sampled_logprobs
@@ -32,7 +33,7 @@ class TorchRunner:
         decoder: Decoder,
         cache: TorchKVCache,
         max_model_len: int,
-        layers_per_group: int,
+        layer_groups: tuple[int, ...],
         deterministic: bool = False,
     ) -> None:
         self.cache: KVCache = cache
@@ -41,7 +42,7 @@ class TorchRunner:
         self.vocab_size = decoder.config.vocab_size
         self.max_model_len = max_model_len
         self.eos_token_ids = decoder.config.eos_token_ids
-        self.layers_per_group = layers_per_group
+        self.layer_groups = layer_groups
         self._decoder = decoder
         self._deterministic = deterministic
 
@@ -57,13 +58,13 @@ class TorchRunner:
         threads: int = 1,
         deterministic: bool = False,
         quantization: str = "none",
-        layers_per_group: int | None = None,
+        layer_groups: tuple[int, ...] = (),
         shared_kv: bool = False,
     ) -> "TorchRunner":
         """Load a Hugging Face directory or ``dummy:<shape>``.
 
-        Sets torch's thread count for the whole process. The KV memory is ``kv_bytes`` rounded down to whole blocks; by
-        default a layer group is a quarter of the layers.
+        Sets torch's thread count for the whole process. The KV memory is ``kv_bytes`` rounded down to whole blocks.
+        Layer groups whose ends are not given are chosen for a step of one block.
 
         Raises:
             SpecError: the model cannot be loaded as asked, or the memory does not hold one block. Names what and where.
@@ -80,7 +81,8 @@ class TorchRunner:
         cache = TorchKVCache(layout, count_blocks(layout, kv_bytes), shared=shared_kv)
         rotary = make_rotary(config, max_model_len, weights.embedding.dtype)
         decoder = Decoder(config, weights, rotary, deterministic)
-        return cls(decoder, cache, max_model_len, layers_per_group or -(-config.num_layers // 4), deterministic)
+        groups = layer_groups or choose_layer_groups(config.num_layers, layout.block_layer_bytes)
+        return cls(decoder, cache, max_model_len, groups, deterministic)
 
     @torch.inference_mode()
     def run(self, batch: Batch, on_layers: OnLayers | None = None) -> StepResult:
@@ -122,11 +124,12 @@ class TorchRunner:
         return tuple(tuple(islice(found, len(score.targets))) for score in batch.scores)
 
     def _by_group(self, on_layers: OnLayers) -> Callable[[int], None]:
-        """Turn layers, one after another, into groups of ``layers_per_group``; the last may be smaller."""
+        """Turn layers, one after another, into the groups of ``layer_groups``."""
+        first_of = {end: first for first, end in group_ranges(self.layer_groups)}
 
         def on_written(layer: int) -> None:
-            end = layer + 1
-            if end % self.layers_per_group == 0 or end == self.config.num_layers:
-                on_layers(layer - layer % self.layers_per_group, end)
+            first = first_of.get(layer + 1)
+            if first is not None:
+                on_layers(first, layer + 1)
 
         return on_written

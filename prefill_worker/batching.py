@@ -54,6 +54,22 @@ def decide(view: PrefillView, now: float) -> StepPlan:  # noqa: ARG001 - the sig
     return StepPlan(chunks=tuple(chunks), wait=wait)
 
 
+def token_budget(chunk_tokens: int, num_decoding: int, block_tokens: int) -> int:
+    """Prompt tokens that a step may compute beside ``num_decoding`` sequences: what they leave of ``chunk_tokens``, but
+    never less than a block's, so that prompts go on."""
+    return max(block_tokens, chunk_tokens - num_decoding)
+
+
+def spare_blocks(free_blocks: int, total_blocks: int, promised_blocks: int, demoted_blocks: int) -> int:
+    """Blocks that prompts may start in: free ones that nobody was promised, and none while decoding asks for some back.
+
+    Args:
+        promised_blocks: the peak of what decodes here, and what sends and parked KV hold.
+        demoted_blocks: that decoding asked others to give up in this step.
+    """
+    return 0 if demoted_blocks else min(free_blocks, total_blocks - promised_blocks)
+
+
 def _reason_to_wait(view: PrefillView, row: int, need: int, spare: int, parked: int) -> Wait:
     if need > spare:
         return Wait.PREFILL_BLOCKS

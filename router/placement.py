@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from twinpool.router.candidates import Candidates, Workers, find_candidates
 from twinpool.router.demand import Demand
-from twinpool.router.estimate import LatencyModel
 from twinpool.router.pricing import Prices, price, violation
 from twinpool.router.route import Hold, PlacementSettings, Policy, Reject, Route
 from twinpool.router.views import ClusterView
@@ -35,7 +34,7 @@ def place(demand: Demand, view: ClusterView, settings: PlacementSettings, turn: 
         case Policy.LEAST_LOADED:
             return _least_loaded(view, found)
         case Policy.SLO:
-            return _slo(demand, view, found, settings.latency)
+            return _slo(demand, view, found, settings)
         case _:
             assert_never(settings.policy)
 
@@ -77,20 +76,22 @@ class _Plan:
     why: str
 
 
-def _slo(demand: Demand, view: ClusterView, found: Candidates, latency: LatencyModel) -> Route:
+def _slo(demand: Demand, view: ClusterView, found: Candidates, settings: PlacementSettings) -> Route:
     """Of the plans that meet both goals the one that costs the least time, or else the one that misses by the least.
 
     Prefill goes where the first token comes soonest, counting what the running sequences there lose. Decode goes to
     the fullest worker that still keeps its pace with one more sequence, so that emptier ones stay free for tight goals.
     A local plan saves the transfer and disturbs the sequences around it. Ties go to the pair, then to the smaller id.
     """
-    prices = price(demand, view, latency)
+    prices = price(demand, view, settings.latency, settings.latencies)
     late = violation(prices.ttft_s, demand.goal.ttft_s)
     slow = violation(prices.tpot_s, demand.goal.tpot_s)
-    slow_with_handoff = violation(prices.tpot_s + prices.exposed_tpot_s, demand.goal.tpot_s)
+    prefill = _ordered(found.prefill, prices.prefill_cost_s, first_by=late)
+    exposed_tpot_s = prices.exposed_tpot_s[prefill[0]] if len(prefill) else 0.0
+    slow_with_handoff = violation(prices.tpot_s + exposed_tpot_s, demand.goal.tpot_s)
     spare = view.total_blocks - view.peak_blocks - view.reserved_blocks
     ordered = Candidates(
-        _ordered(found.prefill, prices.prefill_cost_s, first_by=late),
+        prefill,
         _ordered(found.decode, spare, first_by=slow_with_handoff),
         _ordered(found.local, prices.prefill_cost_s, first_by=late + slow),
     )
@@ -107,8 +108,8 @@ def _slo(demand: Demand, view: ClusterView, found: Candidates, latency: LatencyM
 
 
 def _plan_pair(demand: Demand, prices: Prices, prefill: np.intp, decode: np.intp) -> _Plan:
-    ttft_s, tpot_s = prices.ttft_s[prefill], prices.tpot_s[decode] + prices.exposed_tpot_s
-    cost_s = prices.prefill_cost_s[prefill] + prices.exposed_s
+    ttft_s, tpot_s = prices.ttft_s[prefill], prices.tpot_s[decode] + prices.exposed_tpot_s[prefill]
+    cost_s = prices.prefill_cost_s[prefill] + prices.exposed_s[prefill]
     return _Plan(prefill, decode, *_judged(demand, ttft_s, tpot_s, cost_s))
 
 

@@ -3,7 +3,10 @@
 Knows latency forms and views; decides nothing.
 """
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,53 +15,107 @@ from twinpool.router.demand import Demand
 from twinpool.router.estimate import LatencyModel
 from twinpool.router.views import ClusterView
 
+Seconds = NDArray[np.float64]
+NO_KINDS: Mapping[str, LatencyModel] = MappingProxyType({})
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prices:
     """Predictions for one request on each of N workers, in seconds."""
 
-    ttft_s: NDArray[np.float64]  # [N] arrival to first token, if prefilled there
-    prefill_cost_s: NDArray[np.float64]  # [N] ttft_s, and what that prefill takes from all sequences decoding there
-    tpot_s: NDArray[np.float64]  # [N] mean gap, if it decodes there
-    exposed_s: float  # of the transfer, after the prefill, if prefilled and decoded on different workers
-    exposed_tpot_s: float  # the same as a share of the mean gap
+    ttft_s: Seconds  # [N] arrival to first token, if prefilled there
+    prefill_cost_s: Seconds  # [N] ttft_s, and what that prefill takes from all sequences decoding there
+    tpot_s: Seconds  # [N] mean gap, if it decodes there
+    exposed_s: Seconds  # [N] of the transfer, after the prefill, if prefilled there and decoded elsewhere
+    exposed_tpot_s: Seconds  # [N] the same as a share of the mean gap
 
 
-def price(demand: Demand, view: ClusterView, latency: LatencyModel) -> Prices:
+@dataclass(frozen=True, slots=True, eq=False)
+class _Loads:
+    """The columns of a view that prices depend on, of workers [K] of one kind."""
+
+    waiting_tokens: Seconds
+    waiting_prefills: Seconds
+    context_tokens: Seconds
+    running: Seconds
+    reserved_tokens: Seconds
+    reservations: Seconds
+
+
+def price(
+    demand: Demand, view: ClusterView, latency: LatencyModel, latencies: Mapping[str, LatencyModel] = NO_KINDS
+) -> Prices:
     """Predict TTFT, TPOT and the damage to others, on every worker.
 
-    TTFT: the prompts waiting there and this one, and a decode step beside each chunk where sequences decode. The first
+    TTFT: the steps of the prompts waiting there and this one, with the sequences that decode beside them. The first
     token leaves the prefill worker, so the exposed part of the transfer delays the second token: it counts for TPOT.
     TPOT: a step after this request and all reservations joined, and its share of the prefills waiting there.
+
+    Args:
+        latency: of workers whose kind is not in ``latencies``.
+        latencies: by kind.
     """
-    queue_s, own_s, waiting_s = _prefill_times(demand, view, latency)
-    running = view.running.astype(np.float64)
-    chunks = np.ceil((view.waiting_prefill_tokens + demand.num_tokens) / latency.chunk_tokens)
-    step_s = latency.step.seconds(view.context_tokens.astype(np.float64), running)
-    ttft_s = demand.age_s + queue_s + np.where(running > 0, chunks * step_s, 0.0)
-
-    joined_tokens = view.context_tokens + view.reserved_blocks * view.block_tokens + demand.num_tokens
-    joined_batch = running + view.reservations + 1
-    later_tokens = max(1, demand.max_new_tokens - 1)
-    tpot_s = latency.step.seconds(joined_tokens.astype(np.float64), joined_batch) + waiting_s / later_tokens
-
-    exposed_s = _exposed_s(demand.num_tokens, own_s, latency)
-    return Prices(ttft_s, ttft_s + running * own_s, tpot_s, exposed_s, exposed_s / later_tokens)
+    models = [latencies.get(kind, latency) for kind in view.kinds]
+    if all(model is models[0] for model in models):
+        return Prices(*_price_kind(demand, _loads(view, slice(None)), models[0] if models else latency))
+    found = np.empty((5, len(view.worker_ids)), np.float64)
+    for index, model in enumerate(models):
+        of_kind = np.flatnonzero(view.kind == index)
+        found[:, of_kind] = _price_kind(demand, _loads(view, of_kind), model)
+    return Prices(*found)
 
 
-def _prefill_times(
-    demand: Demand, view: ClusterView, latency: LatencyModel
-) -> tuple[NDArray[np.float64], float, NDArray[np.float64]]:
-    """Time for (the waiting prompts and this one [N], this one alone, the waiting ones alone [N])."""
-    own, own_squares = float(demand.num_tokens), float(demand.num_tokens) ** 2
-    waiting = view.waiting_prefill_tokens.astype(np.float64)
-    squares = waiting**2 / np.maximum(1, view.waiting_prefills)  # as if all of one length
-    alone = np.where(waiting > 0, latency.prefill.seconds(waiting, squares), 0.0)
-    return (
-        latency.prefill.seconds(waiting + own, squares + own_squares),
-        latency.prefill.seconds(own, own_squares),
-        alone,
+def _loads(view: ClusterView, workers: slice | NDArray[np.intp]) -> _Loads:
+    reserved = view.reserved_blocks[workers] * view.block_tokens[workers]
+    return _Loads(
+        view.waiting_prefill_tokens[workers].astype(np.float64),
+        view.waiting_prefills[workers].astype(np.float64),
+        view.context_tokens[workers].astype(np.float64),
+        view.running[workers].astype(np.float64),
+        reserved.astype(np.float64),
+        view.reservations[workers].astype(np.float64),
     )
+
+
+def _price_kind(
+    demand: Demand, loads: _Loads, latency: LatencyModel
+) -> tuple[Seconds, Seconds, Seconds, Seconds, Seconds]:
+    """The fields of `Prices` for workers of one kind."""
+    own_tokens, own_squares = float(demand.num_tokens), float(demand.num_tokens) ** 2
+    queue_s, waiting_s, step_s = _queue_times(own_tokens, own_squares, loads, latency)
+    own_steps = max(1, math.ceil(own_tokens / latency.chunk_tokens))
+    own_s = own_steps * latency.steps.seconds(own_tokens / own_steps, own_squares / own_steps, 0.0, 0.0)
+    ttft_s = demand.age_s + queue_s
+    later_tokens = max(1, demand.max_new_tokens - 1)
+    exposed_s = np.full_like(ttft_s, _exposed_s(demand.num_tokens, own_s, latency))
+    return (
+        ttft_s,
+        ttft_s + loads.running * own_s,
+        step_s + waiting_s / later_tokens,
+        exposed_s,
+        exposed_s / later_tokens,
+    )
+
+
+def _queue_times(own_tokens: float, own_squares: float, loads: _Loads, latency: LatencyModel) -> Seconds:
+    """[3, K]: of the steps that prefill what waits and this request, beside what decodes there; of the waiting prompts'
+    steps alone; of one step that decodes all who will have joined.
+
+    Chunks are priced as if they were alike, which is exact where the form is linear, and waiting prompts as if of one
+    length. All is asked of the form in one go, as numpy's price is by the call.
+    """
+    waiting_squares = loads.waiting_tokens**2 / np.maximum(1, loads.waiting_prefills)
+    work = np.zeros((4, 3, len(loads.running)))  # what the form takes, of each of the three
+    work[:, 0] = loads.waiting_tokens, waiting_squares, loads.context_tokens, loads.running
+    work[:2, 1] = work[:2, 0]
+    work[0, 0] += own_tokens
+    work[1, 0] += own_squares
+    work[2, 2] = loads.context_tokens + loads.reserved_tokens + own_tokens
+    work[3, 2] = loads.running + loads.reservations + 1
+    num_steps = np.maximum(1, np.ceil(work[0] / latency.chunk_tokens))
+    work[:2] /= num_steps
+    times_s: Seconds = num_steps * latency.steps.seconds(*work)
+    return times_s
 
 
 def _exposed_s(num_tokens: int, prefill_s: float, latency: LatencyModel) -> float:
@@ -68,6 +125,6 @@ def _exposed_s(num_tokens: int, prefill_s: float, latency: LatencyModel) -> floa
     return max(last_s, wire_s - prefill_s)
 
 
-def violation(predicted_s: NDArray[np.float64] | np.float64, goal_s: float) -> NDArray[np.float64]:
+def violation(predicted_s: Seconds | np.float64, goal_s: float) -> Seconds:
     """By how much of the goal a prediction misses it: 0 when met, 1 when it takes twice as long."""
     return np.maximum(0.0, predicted_s / goal_s - 1.0)

@@ -3,6 +3,7 @@
 Knows no worker's load and decides nothing.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -91,6 +92,8 @@ class PlacementSettings:
     policy: Policy = Policy.SLO
     disaggregate: Disaggregate = Disaggregate.WHEN_CHEAPER
     on_prefill_loss: OnPrefillLoss = OnPrefillLoss.LOCAL
-    latency: LatencyModel = field(default_factory=LatencyModel)
+    latency: LatencyModel = field(default_factory=LatencyModel)  # of workers whose kind is not in latencies
+    latencies: Mapping[str, LatencyModel] = field(default_factory=dict)  # by WorkerView.kind
+    mixed_pool: bool = False  # lend workers of the other role where one role is full (see mixed_pool.py)
     max_waiting_prefill_tokens: int = 32_768  # per worker; what is beyond waits in the router and can still choose
     stale_s: float = 5.0  # a decoding worker silent for longer is used only when no other will do

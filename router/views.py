@@ -50,6 +50,7 @@ class WorkerView:
     block_tokens: int
     state: WorkerState = WorkerState.READY
     load: WorkerLoad = WorkerLoad()
+    kind: str = ""  # what it is predicted by: a name in PlacementSettings.latencies, or any other
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,6 +66,8 @@ class ClusterView:
     is_ready: NDArray[np.bool_]  # [N]
     total_blocks: NDArray[np.int64]  # [N]
     block_tokens: NDArray[np.int64]  # [N]
+    kinds: tuple[str, ...]  # each once, sorted
+    kind: NDArray[np.int64]  # [N] place in kinds
     age_s: NDArray[np.float64]  # [N] since the worker was last heard
     free_blocks: NDArray[np.int64]  # [N]
     running: NDArray[np.int64]  # [N]
@@ -139,6 +142,16 @@ class ViewTable:
         """Send the worker nothing new; what it has goes on."""
         self._set_state(worker_id, WorkerState.DRAINING)
 
+    def resume(self, worker_id: str) -> None:
+        """A draining worker may be sent requests again."""
+        self._set_state(worker_id, WorkerState.READY)
+
+    def set_role(self, worker_id: str, role: Role) -> None:
+        """The worker takes other work from now on; what it has goes on."""
+        row = self._rows[worker_id]
+        row.worker = replace(row.worker, role=role)
+        self._rebuild()
+
     def lost(self, worker_id: str) -> None:
         """The worker is gone, and all its work with it. Idempotent."""
         row = self._rows[worker_id]
@@ -164,6 +177,12 @@ class ViewTable:
         if self._rows[worker_id].orders.pop(request_id, None) is not None:
             self._refresh(worker_id)
 
+    def worker(self, worker_id: str) -> WorkerView:
+        """One worker, with its own word on its load and the orders that this cannot include yet."""
+        row = self._rows[worker_id]
+        counts = dict(zip(_COUNTS, _counted(row), strict=True))
+        return replace(row.worker, load=replace(row.worker.load, **counts))
+
     def workers(self) -> tuple[WorkerView, ...]:
         """Every worker that ever joined, by id, with its own word on its load."""
         return tuple(self._rows[worker_id].worker for worker_id in self._ids)
@@ -180,6 +199,8 @@ class ViewTable:
             self._is_ready,
             self._total_blocks,
             self._block_tokens,
+            self._kinds,
+            self._kind,
             age_s,
             *counts,
         )
@@ -214,6 +235,8 @@ class ViewTable:
         self._is_ready = _frozen([worker.state == WorkerState.READY for worker in workers], np.bool_)
         self._total_blocks = _frozen([worker.total_blocks for worker in workers], np.int64)
         self._block_tokens = _frozen([worker.block_tokens for worker in workers], np.int64)
+        self._kinds = tuple(sorted({worker.kind for worker in workers}))
+        self._kind = _frozen([self._kinds.index(worker.kind) for worker in workers], np.int64)
         self._counts = np.zeros((len(_COUNTS), len(workers)), np.int64)
         self._heard_at = np.zeros(len(workers), np.float64)
         for worker_id in self._ids:

@@ -13,8 +13,8 @@ from twinpool.core.messages import FailureKind
 from twinpool.kv_transfer import events as ev
 from twinpool.kv_transfer import handoff as msg
 from twinpool.kv_transfer.plan import Span
-from twinpool.kv_transfer.source import SourceEvent, SourceHandoff
-from twinpool.kv_transfer.target import TargetEvent, TargetHandoff
+from twinpool.kv_transfer.source import SourceHandoff
+from twinpool.kv_transfer.target import TargetHandoff
 from twinpool.model.kv_layout import KVLayout
 
 NO_TIME = msg.Limits(lease_s=1, park_s=0, ask_s=0, announce_s=0, commit_s=0, verify_s=0, stop_s=0)
@@ -62,7 +62,7 @@ class Scene(NamedTuple):
 
     source: SourceHandoff | None
     lanes: tuple[Lane, ...]
-    script: tuple[SourceEvent, ...]  # what the source's engine is still to say
+    script: tuple[ev.SourceEvent, ...]  # what the source's engine is still to say
     source_holds: bool = True
     reports: frozenset[tuple[str, int, str]] = frozenset()
     excused: bool = False  # the gateway itself crashed an end or cancelled: it waits for no report
@@ -88,7 +88,7 @@ class Model:
     def start(self) -> Scene:
         """The source computes for epoch 1; the target's order is on its way."""
         source = SourceHandoff("r", 1, self.num_blocks, self.layout, NO_TIME)
-        script: tuple[SourceEvent, ...] = (
+        script: tuple[ev.SourceEvent, ...] = (
             ev.Admitted(),
             *(ev.GroupReady(span) for span in self.spans),
             ev.Computed(7, 0.0),
@@ -105,7 +105,7 @@ class Model:
         """The one machine of this state, so that equal states are the same object and hash by identity."""
         return self._known.setdefault((type(machine), *vars(machine).values()), machine)
 
-    def _advance(self, machine: Any, event: SourceEvent | TargetEvent, now: float) -> tuple[Any, Sequence[ev.Action]]:
+    def _advance(self, machine: Any, event: ev.SourceEvent | ev.TargetEvent, now: float) -> tuple[Any, Sequence[ev.Action]]:
         key = (machine, event, now)
         if key not in self._steps:
             moved = object.__new__(type(machine))
@@ -115,7 +115,7 @@ class Model:
         result: tuple[Any, Sequence[ev.Action]] = self._steps[key]
         return result
 
-    def tell_source(self, scene: Scene, event: SourceEvent, now: float = 0.0) -> Scene:
+    def tell_source(self, scene: Scene, event: ev.SourceEvent, now: float = 0.0) -> Scene:
         """The scene after the source took ``event`` and its actions were performed."""
         if scene.source is None:
             return scene
@@ -125,7 +125,7 @@ class Model:
             scene = self._perform_source(scene, action)
         return scene
 
-    def tell_target(self, scene: Scene, number: int, event: TargetEvent, now: float = 0.0) -> Scene:
+    def tell_target(self, scene: Scene, number: int, event: ev.TargetEvent, now: float = 0.0) -> Scene:
         """The same for the target of lane ``number``."""
         lane = scene.lanes[number]
         if lane.target is None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from twinpool.core.errors import SpecError
 from twinpool.core.messages import Goal, Role
 from twinpool.router.admission import AdmissionSettings
 from twinpool.router.estimate import StepForm
@@ -65,7 +66,6 @@ class FaultKind(StrEnum):
     CRASH = "crash"  # the worker's process dies, with all it holds
     DRAIN = "drain"  # it takes nothing new
     SLOW = "slow"  # its steps take ``factor`` times as long
-    PART = "part"  # nothing passes between it and everybody else
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class Fault:
     kind: FaultKind
     worker_id: str
     at_s: float
-    duration_s: float = float("inf")  # of slowness, partition, draining
+    duration_s: float = float("inf")  # of slowness or draining
     factor: float = 2.0
 
 
@@ -94,7 +94,27 @@ class Scenario:
     max_running: int = 256
     parked_share: float = 0.3
     prefix_cache: PrefixCache = PrefixCache.OFF
+    hash_tokens: int = 512  # of the pieces that a trace's hashes name
     step_noise: float = 0.0  # standard deviation of a step's time over its mean; drawn lognormally
     max_attempts: int = 3
     faults: tuple[Fault, ...] = ()
     seed: int = 0
+
+    @property
+    def shares_prefixes(self) -> bool:
+        return self.prefix_cache is PrefixCache.HASHES
+
+    def piece_blocks(self, kind: WorkerKind) -> int:
+        """Blocks of one piece of a prompt that may be shared; 0 where nothing is.
+
+        Raises:
+            SpecError: blocks are not a whole part of the trace's pieces.
+        """
+        if self.prefix_cache is PrefixCache.OFF:
+            return 0
+        if self.hash_tokens % kind.block_tokens:
+            raise SpecError(
+                f"kv.block_tokens: the trace names pieces of {self.hash_tokens} tokens, which blocks of "
+                f"{kind.block_tokens} do not divide"
+            )
+        return self.hash_tokens // kind.block_tokens

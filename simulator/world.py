@@ -53,18 +53,18 @@ class World:
         """Do ``deed`` in ``delay_s`` seconds."""
         return self.at(self.now + delay_s, deed)
 
-    def run(self, until: float = math.inf, max_events: int = 1_000_000) -> None:
+    def run(self, until: float = math.inf, max_events: int | None = 1_000_000) -> None:
         """Let everything due by ``until`` happen; the clock then stands at ``until``, or at the last event.
 
         Raises:
-            RuntimeError: over ``max_events`` things happened: the world does not come to rest.
+            RuntimeError: over ``max_events`` things happened (None: any number may): the world does not come to rest.
         """
         num_events = 0
         while self._heap and self._heap[0][0] <= until:
             when, _, timer = heapq.heappop(self._heap)
             self.now = when
             num_events += timer.fire()
-            if num_events > max_events:
+            if max_events is not None and num_events > max_events:
                 raise RuntimeError(f"{max_events} events by {self.now:g} s, and no rest in sight")
         if math.isfinite(until):
             self.now = max(self.now, until)

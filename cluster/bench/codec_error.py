@@ -83,7 +83,7 @@ class _CodecTrial:
         config = WorkerConfig("bench-0", Role.MIXED, model, longest, kv_bytes, block_tokens, link="gloo")
         self._runner: Runner = load_runner(config)
         self._layout = self._runner.cache.layout
-        self._coder = Coder(self._layout)
+        self._coder = Coder()
         self._prompts = [self._place(tuple(prompt), new_tokens) for prompt in prompts]
         self._answer(new_tokens)
         self._exact = [self._gather(prompt) for prompt in self._prompts]
@@ -121,8 +121,8 @@ class _CodecTrial:
             coding, raw = self._coding(codec, prompt), exact
             if not coding.is_raw:
                 coded = aligned_bytes(coding.num_bytes(prompt.span, self._layout))
-                self._coder.encode(coding, prompt.span, exact, coded)
-                raw = self._coder.decode(coding, prompt.span, coded)
+                self._coder.encode(coding, prompt.span, self._layout, exact, coded)
+                raw = self._coder.decode(coding, prompt.span, self._layout, coded)
             self._runner.cache.scatter(0, self._layout.num_layers, self._blocks(prompt), raw)
         texts = [[*prompt.token_ids, *prompt.answer[:-1]] for prompt in self._prompts]
         counts = [len(prompt.answer) - 1 for prompt in self._prompts]

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinpool.client.client import AsyncClient
-from twinpool.cluster.bench.lengths import Length
 from twinpool.cluster.bench.measures import Ending, Outcome
 from twinpool.core.errors import DeadlineExceeded, NoWorkers, Overloaded, TwinpoolError
 from twinpool.core.messages import Goal
+from twinpool.simulator.traces.lengths import Length
 
 
 @dataclass(frozen=True, slots=True)

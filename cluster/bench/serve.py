@@ -15,13 +15,13 @@ import numpy as np
 from twinpool.client.client import AsyncClient
 from twinpool.client.results import ModelInfo
 from twinpool.client.timeout import Timeout
-from twinpool.cluster.bench.arrivals import MAX_REQUESTS, Process, draw_arrivals
-from twinpool.cluster.bench.lengths import Length, read_lengths
 from twinpool.cluster.bench.load import make_offers, offer_load
 from twinpool.cluster.bench.measures import Outcome, summarise
 from twinpool.cluster.bench.report import Column
 from twinpool.core.errors import SpecError
 from twinpool.core.messages import Goal
+from twinpool.simulator.traces.arrivals import MAX_REQUESTS, Process, draw_arrivals
+from twinpool.simulator.traces.lengths import Length, read_lengths
 
 Values = dict[str, Any]
 LOAD_COLUMNS: tuple[Column, ...] = (

@@ -17,8 +17,8 @@ from twinpool.decode_worker.service import Sealed
 from twinpool.kv_transfer import events as ev
 from twinpool.kv_transfer.handoff import Grant, Limits, Message, Next, Started
 from twinpool.kv_transfer.plan import Span
-from twinpool.kv_transfer.source import SourceEvent, SourceHandoff
-from twinpool.kv_transfer.target import TargetEvent, TargetHandoff
+from twinpool.kv_transfer.source import SourceHandoff
+from twinpool.kv_transfer.target import TargetHandoff
 from twinpool.model.modelled_runner import load_modelled
 from twinpool.model.sequence import Key, Sequence, Token
 
@@ -112,13 +112,13 @@ class Node:
             self.targets[key] = Part(machine, source)
         return self.targets[key]
 
-    def tell_source(self, key: Key, event: SourceEvent) -> None:
+    def tell_source(self, key: Key, event: ev.SourceEvent) -> None:
         part = self.sources[key]
         assert isinstance(part.machine, SourceHandoff)
         for action in part.machine.advance(event, self.world.now):
             self.perform(key, part, action)
 
-    def tell_target(self, key: Key, event: TargetEvent) -> None:
+    def tell_target(self, key: Key, event: ev.TargetEvent) -> None:
         part = self.targets[key]
         assert isinstance(part.machine, TargetHandoff)
         for action in part.machine.advance(event, self.world.now):

@@ -20,7 +20,7 @@ from twinpool.cluster.bench.engine import ONE_BY_ONE, EngineOptions, bench_engin
 from twinpool.cluster.bench.engine import Round as EngineRound
 from twinpool.cluster.bench.gateway import GatewayOptions, measure_turns, row_of
 from twinpool.cluster.bench.generation import Generations, draw_prompts
-from twinpool.cluster.bench.lengths import Length
+from twinpool.simulator.traces.lengths import Length
 from twinpool.cluster.bench.load import make_offers, offer_load
 from twinpool.cluster.bench.measures import Ending
 from twinpool.cluster.bench.pair import read_pair

@@ -119,6 +119,7 @@ def test_memory_that_is_no_size_is_refused(memory: object):
         ("model", {"path": "dummy:x", "deterministic": 1}, "model.deterministic"),
         ("transfer", {"codec": "fp4"}, "transfer.codec"),
         ("transfer", {"link": "shm", "codec": "int8"}, "transfer.codec"),
+        ("transfer", {"link": "cuda_ipc", "codec": "fp8"}, "transfer.codec"),
         ("model", {"path": "dummy:x", "quantization": "int4"}, "model.quantization"),
         ("model", {"path": "dummy:x", "deterministic": True, "quantization": "int8"}, "model.quantization"),
     ],
@@ -132,7 +133,7 @@ def test_a_value_outside_its_limits_is_refused_at_its_key(section: str, value: o
     [
         ("pools", {"mixed": {"workers": 1, "tensor_parallel": 2}}, "pools.mixed.tensor_parallel"),
         ("pools", {"mixed": {"workers": 1, "pipeline_parallel": 2}}, "pools.mixed.pipeline_parallel"),
-        ("transfer", {"link": "nccl"}, "transfer.link"),
+        ("transfer", {"link": "nixl"}, "transfer.link"),
         ("router", {"policy": "prefix_aware"}, "router.policy"),
     ],
 )

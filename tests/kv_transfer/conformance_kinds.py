@@ -6,15 +6,17 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from twinpool.kv_transfer import shm_sender
+from twinpool.kv_transfer import pull_sender
 from twinpool.kv_transfer.gloo import GlooLinks
 from twinpool.kv_transfer.group_links import GroupLinks
-from twinpool.kv_transfer.header import Bytes
+from twinpool.kv_transfer.header import Bytes, ChunkHeader
 from twinpool.kv_transfer.link import Links
 from twinpool.kv_transfer.link_thread import Wait, Wire
 from twinpool.kv_transfer.memory import MemoryLinks
 from twinpool.kv_transfer.memory_network import Fault, MemoryNetwork
 from twinpool.kv_transfer.nccl import NcclLinks
+from twinpool.kv_transfer.pull_links import PullLinks
+from twinpool.kv_transfer.pull_pool import Part
 from twinpool.kv_transfer.shm import ShmLinks
 
 from .fakes import NumpyCache
@@ -110,20 +112,34 @@ def damage_network(links: Links, setting: Setting, part: str) -> None:
     setting.network.inject({"header": Fault.MISLABEL, "data": Fault.CORRUPT}[part])
 
 
-def damage_shm(links: Links, setting: Setting, part: str) -> None:
+def damage_pull(links: Links, setting: Setting, part: str) -> None:
     """A wrong digest stands for wrong data: what was digested and what is copied are the same memory."""
-    name = {"header": "pack_header", "data": "digest_blocks"}[part]
-    whole = getattr(shm_sender, name)
+    assert isinstance(links, PullLinks)
+    if part == "header":
+        pack = pull_sender.pack_header
 
-    def damaged(*arguments: Any) -> Any:
-        setattr(shm_sender, name, whole)
-        if part == "data":
+        def pack_damaged(header: ChunkHeader, out: Bytes) -> None:
+            pull_sender.pack_header = pack
+            pack(header, out)
+            out[20] ^= 1
+
+        pull_sender.pack_header = pack_damaged
+        return
+    memory: Any = links._terms.memory
+    own = memory.own
+
+    def own_damaged() -> Any:
+        memory.own, pool = own, own()
+        digest = pool.digest
+
+        def wrong(part: Part) -> bytes:
+            pool.digest = digest
             return bytes(16)
-        whole(*arguments)
-        arguments[1][20] ^= 1
-        return None
 
-    setattr(shm_sender, name, damaged)
+        pool.digest = wrong
+        return pool
+
+    memory.own = own_damaged
 
 
 over_group = partial(LinkKind, damage=damage_wire)
@@ -131,7 +147,7 @@ over_group = partial(LinkKind, damage=damage_wire)
 KINDS: Mapping[str, LinkKind] = {
     "memory": LinkKind(make_memory, damage_network, has_processes=False),
     "gloo": over_group(make_gloo, long_message_kills=True),
-    "shm": LinkKind(make_shm, damage_shm, shares_memory=True, writes_before_digest=True),
+    "shm": LinkKind(make_shm, damage_pull, shares_memory=True, writes_before_digest=True),
     "strict-nccl": over_group(make_strict_nccl),
 }
 DEVICE_KINDS: Mapping[str, LinkKind] = {"nccl": over_group(make_nccl)}  # scripts/gpu_check runs these

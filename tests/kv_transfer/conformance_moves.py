@@ -67,6 +67,49 @@ def a_discarded_group_touches_no_block(world: World) -> None:
     assert world.target.fingerprint(everything, WHOLE) == before
 
 
+# --- Slices of heads --------------------------------------------------------------------------------------------------
+
+
+@CHECKS.add()
+def a_slice_of_heads_arrives_in_the_named_heads_and_layers_and_nowhere_else(world: World) -> None:
+    link, here, there = world.open(), Span(1, 3, 2, 6), Span(0, 2, 2, 6)
+    others = [block for block in range(32) if block not in THERE[2:]]
+    untouched = ((others, WHOLE), (THERE[2:], Span(0, 3, 2, 6), [0, 1]), (THERE[2:], Span(2, 3, 2, 6)))
+    before = [world.target.fingerprint(*part) for part in untouched]
+    link.receive(0, there, THERE[2:], "r", 1, [1, 2], [1, 0, 1])
+    link.send(0, here, HERE[2:], "r", 1, [0, 1])
+    assert (link.sent(), link.received()) == (("sent", 0), ("received", 0, True))
+    arrived = world.target.fingerprint(THERE[2:], there, [1, 2])
+    assert arrived == world.source.fingerprint(HERE[2:], here, [0, 1])
+    assert [world.target.fingerprint(*part) for part in untouched] == before
+
+
+@CHECKS.add()
+def slices_of_heads_make_up_a_request_in_turn_with_whole_groups(world: World) -> None:
+    link = world.open()
+    for seq in range(30):
+        heads = [[0, 1], None, [1, 2]][seq % 3]
+        ids = [(block + seq) % 32 for block in THERE]
+        link.receive(seq, WHOLE, ids, "r", 1, heads)
+        link.send(seq, WHOLE, HERE, "r", 1, heads)
+    assert [link.received() for _ in range(30)] == [("received", seq, True) for seq in range(30)]
+    for seq, heads in ((30, [0, 1]), (31, [1, 2])):
+        link.receive(seq, WHOLE, THERE, "r", 1, heads)
+        link.send(seq, WHOLE, HERE, "r", 1, heads)
+        assert link.received() == ("received", seq, True)
+    assert world.has_arrived()
+
+
+@CHECKS.add(chunk_s=HASTY_S)
+def a_slice_of_heads_is_not_accepted_where_all_were_announced(world: World) -> None:
+    link, span = world.open(), Span(0, 3, 0, 2)
+    before = world.target.fingerprint(THERE, WHOLE)
+    link.receive(0, span, THERE[:2])
+    link.send(0, span, HERE[:2], "r", 1, [0, 1])
+    assert link.received()[0] == "error"
+    assert world.target.fingerprint(THERE, WHOLE) == before
+
+
 # --- Back-pressure and deadlines --------------------------------------------------------------------------------------
 
 

@@ -20,6 +20,7 @@ import xxhash
 
 from twinpool.kv_transfer.link import Link, Ticket
 from twinpool.kv_transfer.plan import Span
+from twinpool.model.kv_layout import HeadRange
 
 from .conformance_kinds import Setting, find_kind
 from .fakes import WAIT_S, Ears, NumpyCache, make_group
@@ -38,9 +39,9 @@ class CountingCache(NumpyCache):
 
     num_gathered = 0
 
-    def gather(self, first_layer: int, end_layer: int, block_ids: Any, out: Any) -> None:
+    def gather(self, first_layer: int, end_layer: int, block_ids: Any, out: Any, heads: Any = None) -> None:
         self.num_gathered += len(out)
-        super().gather(first_layer, end_layer, block_ids, out)
+        super().gather(first_layer, end_layer, block_ids, out, heads)
 
 
 class LocalWorker:
@@ -67,16 +68,15 @@ class LocalWorker:
         self._ends.append((link, ears))
         return len(self._ends) - 1
 
-    def send(self, end: int, seq: int, span: Span, ids: list[int], request_id: str = "r", epoch: int = 1) -> None:
-        self._ends[end][0].send(self._group(seq, span, ids, request_id, epoch))
+    def send(self, end: int, seq: int, span: Span, ids: list[int], *more: Any) -> None:
+        """``more`` as in fakes.make_group; so for ``receive``."""
+        self._ends[end][0].send(self._group(seq, span, ids, *more))
 
-    def receive(
-        self, end: int, seq: int, span: Span, ids: list[int] | None, request_id: str = "r", epoch: int = 1
-    ) -> None:
-        self._ends[end][0].receive(self._group(seq, span, ids, request_id, epoch))
+    def receive(self, end: int, seq: int, span: Span, ids: list[int] | None, *more: Any) -> None:
+        self._ends[end][0].receive(self._group(seq, span, ids, *more))
 
-    def _group(self, seq: int, span: Span, ids: list[int] | None, request_id: str, epoch: int) -> Any:
-        group = make_group(seq, Span(*span) if isinstance(span, list) else span, ids, request_id, epoch)
+    def _group(self, seq: int, span: Span, ids: list[int] | None, *more: Any) -> Any:
+        group = make_group(seq, Span(*span) if isinstance(span, list) else span, ids, *more)
         if group.block_ids is not None:
             self._ids.append(weakref.ref(group.block_ids))
         return group
@@ -109,10 +109,11 @@ class LocalWorker:
     def damage(self, part: str) -> None:
         self._kind.damage(self.links, self.setting, part)
 
-    def fingerprint(self, ids: list[int], span: Span) -> str:
-        """Of these blocks' layers."""
+    def fingerprint(self, ids: list[int], span: Span, heads: list[int] | None = None) -> str:
+        """Of these blocks' layers and heads."""
         span = Span(*span) if isinstance(span, list) else span
-        return xxhash.xxh3_128_hexdigest(np.ascontiguousarray(self.cache.read(span, ids)))
+        some = None if heads is None else HeadRange(*heads)
+        return xxhash.xxh3_128_hexdigest(np.ascontiguousarray(self.cache.read(span, ids, some)))
 
     def fill(self, ids: list[int], value: int) -> None:
         """Use the blocks for something else."""

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from twinpool.kv_transfer.link import Group
+from twinpool.kv_transfer.link import Group, SourcePlace
 from twinpool.kv_transfer.plan import Span
 from twinpool.model.host_pool import HostPool
-from twinpool.model.kv_layout import KVLayout, SharedKV
+from twinpool.model.kv_layout import HeadRange, KVLayout, SharedKV
 
 LAYOUT = KVLayout(num_layers=3, num_kv_heads=2, block_tokens=4, head_dim=8, dtype="float32", model="test")
 WAIT_S = 20.0  # far over what anything here takes
@@ -31,15 +31,35 @@ class NumpyCache:
             self.pool = self.memory.bytes.reshape(shape)
             self.shared = SharedKV(self.pool, self.memory.fd)
 
-    def gather(self, first_layer: int, end_layer: int, block_ids: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
-        out[:] = self.pool[block_ids, first_layer:end_layer].reshape(-1)
+    def gather(
+        self,
+        first_layer: int,
+        end_layer: int,
+        block_ids: NDArray[np.int64],
+        out: NDArray[np.uint8],
+        heads: HeadRange | None = None,
+    ) -> None:
+        out[:] = self._part(first_layer, end_layer, heads)[block_ids].reshape(-1)
 
-    def scatter(self, first_layer: int, end_layer: int, block_ids: NDArray[np.int64], data: NDArray[np.uint8]) -> None:
-        shape = (len(block_ids), end_layer - first_layer, -1)
-        self.pool[block_ids, first_layer:end_layer] = data.reshape(shape)
+    def scatter(
+        self,
+        first_layer: int,
+        end_layer: int,
+        block_ids: NDArray[np.int64],
+        data: NDArray[np.uint8],
+        heads: HeadRange | None = None,
+    ) -> None:
+        part = self._part(first_layer, end_layer, heads)
+        part[block_ids] = data.reshape(len(block_ids), *part.shape[1:])
 
-    def read(self, span: Span, block_ids: list[int]) -> NDArray[np.uint8]:
-        return self.pool[block_ids, span.first_layer : span.end_layer]
+    def _part(self, first_layer: int, end_layer: int, heads: HeadRange | None) -> NDArray[np.uint8]:
+        num_heads = self.layout.num_kv_heads
+        pool = self.pool.reshape(self.num_blocks, self.layout.num_layers, 2, num_heads, -1)
+        whole = heads or HeadRange(0, num_heads)
+        return pool[:, first_layer:end_layer, :, whole.first : whole.end]
+
+    def read(self, span: Span, block_ids: list[int], heads: HeadRange | None = None) -> NDArray[np.uint8]:
+        return self._part(span.first_layer, span.end_layer, heads)[block_ids]
 
 
 class Ears:
@@ -81,9 +101,20 @@ class Ears:
                 return event
 
 
-def make_group(seq: int, span: Span, block_ids: list[int] | None, request_id: str = "r", epoch: int = 1) -> Group:
+def make_group(
+    seq: int,
+    span: Span,
+    block_ids: list[int] | None,
+    request_id: str = "r",
+    epoch: int = 1,
+    heads: list[int] | None = None,
+    place: list[int] | None = None,
+) -> Group:
+    """``heads`` are [first, end]; ``place``, for a target: first layer and [first, end] of heads there."""
     ids = None if block_ids is None else np.array(block_ids, dtype=np.int64)
-    return Group(request_id, epoch, seq, span, ids)
+    some = None if heads is None else HeadRange(*heads)
+    source = None if place is None else SourcePlace(LAYOUT, place[0], HeadRange(*place[1:]))
+    return Group(request_id, epoch, seq, span, ids, heads=some, source=source)
 
 
 def wait_until(holds: Callable[[], bool]) -> None:

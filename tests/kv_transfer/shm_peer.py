@@ -11,9 +11,9 @@ from fakes import WAIT_S, Ears, NumpyCache, make_group
 
 from twinpool.kv_transfer.link import Ticket
 from twinpool.kv_transfer.plan import Span
+from twinpool.kv_transfer.pull_receiver import PullReceiver
+from twinpool.kv_transfer.pull_sender import PullSender
 from twinpool.kv_transfer.shm import ShmLinks
-from twinpool.kv_transfer.shm_receiver import ShmReceiver
-from twinpool.kv_transfer.shm_sender import ShmSender
 
 WHOLE = Span(0, 3, 0, 6)
 BLOCKS = [9, 3, 4, 0, 7, 30]
@@ -22,7 +22,7 @@ BLOCKS = [9, 3, 4, 0, 7, 30]
 def main(seed: int, digest: bool) -> None:
     cache = NumpyCache(seed=seed, shared=True)
     links = ShmLinks(cache, digest=digest, open_timeout_s=WAIT_S, chunk_timeout_s=WAIT_S)
-    ends, ears = list[ShmSender | ShmReceiver](), list[Ears]()
+    ends, ears = list[PullSender | PullReceiver](), list[Ears]()
     for line in sys.stdin:
         match json.loads(line):
             case ["dial", host, secret]:
@@ -36,12 +36,12 @@ def main(seed: int, digest: bool) -> None:
                 say((ticket.host, ticket.secret.hex()))
             case ["send", link, seq]:
                 sender = ends[link]
-                assert isinstance(sender, ShmSender)
+                assert isinstance(sender, PullSender)
                 sender.send(make_group(seq, WHOLE, BLOCKS))
                 say(("sending", seq))
             case ["receive", link, seq]:
                 receiver = ends[link]
-                assert isinstance(receiver, ShmReceiver)
+                assert isinstance(receiver, PullReceiver)
                 receiver.receive(make_group(seq, WHOLE, BLOCKS))
                 say(("receiving", seq))
             case ["fill", number]:

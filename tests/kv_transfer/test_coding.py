@@ -8,7 +8,7 @@ from twinpool.kv_transfer.coder import Coder, aligned_bytes
 from twinpool.kv_transfer.coding import RAW, Coding
 from twinpool.kv_transfer.plan import Span
 from twinpool.kv_transfer.record_codec import make_codec
-from twinpool.model.kv_layout import KVLayout
+from twinpool.model.kv_layout import HeadRange, KVLayout
 
 from .fakes import LAYOUT
 
@@ -45,16 +45,16 @@ def test_a_span_without_a_size_is_an_error(span: Span, layout: KVLayout):
 
 
 def test_one_coder_serves_spans_of_any_size_and_any_codec_in_turn():
-    coder, rng = Coder(LAYOUT), np.random.default_rng(1)
+    coder, rng = Coder(), np.random.default_rng(1)
     for codec in [*LOSSY, *LOSSY]:
         for span in (Span(0, 3, 0, 2), Span(1, 2, 4, 6), Span(0, 3, 0, 6)):
             coding = Coding.of(codec, 22)
-            raw = coder.raw(span)
+            raw = coder.raw(span, LAYOUT)
             values = raw.view(np.float32)
             values[:] = rng.standard_normal(len(values), dtype=np.float32)
             before, encoded = values.copy(), aligned_bytes(coding.num_bytes(span, LAYOUT))
-            coder.encode(coding, span, raw, encoded)
-            after = coder.decode(coding, span, encoded).view(np.float32)
+            coder.encode(coding, span, LAYOUT, raw, encoded)
+            after = coder.decode(coding, span, LAYOUT, encoded).view(np.float32)
             assert 0 < np.abs(after - before).max() < np.ptp(before) or span == Span(1, 2, 5, 6)
 
 
@@ -62,3 +62,22 @@ def test_memory_for_codecs_is_aligned_and_of_the_size_asked_for():
     for num_bytes in (0, 1, 15, 4096, 12345):
         memory = aligned_bytes(num_bytes)
         assert (len(memory), memory.ctypes.data % 16) == (num_bytes, 0)
+
+
+@pytest.mark.parametrize("codec", LOSSY)
+def test_a_head_is_coded_alike_whatever_other_heads_move_with_it(codec: CodecName):
+    """So workers of any shape hand over the very same numbers."""
+    span, coding = Span(0, 3, 0, 6), Coding.of(codec, 22)
+    shape = (6, 3, 2, LAYOUT.num_kv_heads, LAYOUT.block_tokens, LAYOUT.head_dim)
+    values = np.random.default_rng(1).standard_normal(shape, dtype=np.float32)
+
+    def decoded(heads: HeadRange) -> np.ndarray:
+        coder, layout = Coder(), LAYOUT.of_heads(heads)
+        raw, coded = coder.raw(span, layout), aligned_bytes(coding.num_bytes(span, layout))
+        some = values[:, :, :, heads.first : heads.end]
+        raw[:] = np.ascontiguousarray(some).view(np.uint8).ravel()
+        coder.encode(coding, span, layout, raw, coded)
+        return coder.decode(coding, span, layout, coded).view(np.float32).reshape(some.shape).copy()
+
+    apart = [decoded(HeadRange(head, head + 1)) for head in range(LAYOUT.num_kv_heads)]
+    assert np.array_equal(np.concatenate(apart, axis=3), decoded(HeadRange(0, LAYOUT.num_kv_heads)))

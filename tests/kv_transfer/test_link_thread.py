@@ -14,6 +14,7 @@ from twinpool.kv_transfer.header import Bytes
 from twinpool.kv_transfer.link import BlockIds
 from twinpool.kv_transfer.link_thread import ReceiveThread, SendThread, Wait
 from twinpool.kv_transfer.plan import Span
+from twinpool.model.kv_layout import HeadRange
 
 from .fakes import WAIT_S, Ears, NumpyCache, make_group, wait_until
 
@@ -76,12 +77,14 @@ def test_a_close_that_waits_for_a_copy_lets_no_other_begin() -> None:
     class SlowCache(NumpyCache):
         num_copies = 0
 
-        def gather(self, first_layer: int, end_layer: int, block_ids: BlockIds, out: Bytes) -> None:
+        def gather(
+            self, first_layer: int, end_layer: int, block_ids: BlockIds, out: Bytes, heads: HeadRange | None = None
+        ) -> None:
             self.num_copies += 1
             if self.num_copies == 1:
                 closing.start()
                 wait_until(lambda: sender._is_closing)
-            super().gather(first_layer, end_layer, block_ids, out)
+            super().gather(first_layer, end_layer, block_ids, out, heads)
 
     cache, wire, ears = SlowCache(), QueueWire(), Ears()
     sender = SendThread(lambda: wire, cache, ears, chunk_bytes=1)

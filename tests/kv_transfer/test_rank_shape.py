@@ -1,11 +1,13 @@
 """Every layer and every KV head of a model has a rank, and copies are spread evenly."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from twinpool.kv_transfer.plan import Span
-from twinpool.kv_transfer.rank_shape import RankShare, WorkerShape, shares_of, stage_layers
+from twinpool.kv_transfer.rank_shape import RankLayout, RankShare, WorkerShape, shares_of, stage_layers
 from twinpool.model.kv_layout import KVLayout
 
 
@@ -80,3 +82,40 @@ def test_a_ranks_own_layers_are_named_as_the_model_counts_them():
     for span in (Span(0, 3, 0, 1), Span(1, 1, 0, 1), Span(-1, 1, 0, 1)):
         with pytest.raises(ValueError, match="rank 1 holds 2 layers"):
             last.to_model(span)
+
+
+def test_ranks_of_any_shape_share_their_models_digest_and_know_their_own_part():
+    whole, part = RankLayout(model(5, 4)), RankLayout(model(5, 4), WorkerShape(2, 2), 3)
+    assert whole.model_digest == part.model_digest
+    assert whole.pool == model(5, 4)
+    assert part.pool == model(2, 2)
+    assert part.share == RankShare(3, 3, 5, 2, 4)
+    assert whole.peer(part.model_digest, part.shape, part.rank) == part
+    assert "rank 3 of 2 x 2: layers 3 to 4, KV heads 2 to 3" in part.describe()
+
+
+def test_a_rank_of_a_smaller_model_is_not_taken_for_a_part_of_a_larger_one():
+    half = RankLayout(model(5, 2))  # as large as a rank of two of the other
+    assert half.pool == RankLayout(model(5, 4), WorkerShape(2), 0).pool
+    with pytest.raises(ValueError, match="of another model"):
+        RankLayout(model(5, 4)).peer(half.model_digest, half.shape, half.rank)
+
+
+@pytest.mark.parametrize("change", [{"model": "n"}, {"codec": "int8"}, {"dtype": "float16"}, {"block_tokens": 8}])
+def test_what_makes_kv_differ_makes_the_digest_differ(change: dict[str, object]):
+    assert RankLayout(replace(model(5, 4), **change)).model_digest != RankLayout(model(5, 4)).model_digest
+
+
+@pytest.mark.parametrize(
+    ("shape", "rank", "told"),
+    [
+        (WorkerShape(2), 2, "rank 2 is none of the 2"),
+        (WorkerShape(2), -1, "rank -1"),
+        (WorkerShape(3), 0, "4 KV heads and tensor_parallel 3"),
+        (WorkerShape(1, 6), 0, "5 layers cannot fill"),
+    ],
+)
+def test_what_a_peer_cannot_be_is_refused(shape: WorkerShape, rank: int, told: str):
+    ours = RankLayout(model(5, 4))
+    with pytest.raises(ValueError, match=told):
+        ours.peer(ours.model_digest, shape, rank)

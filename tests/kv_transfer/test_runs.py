@@ -6,9 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from twinpool.kv_transfer.plan import Span
-from twinpool.kv_transfer.rank_shape import WorkerShape
-from twinpool.kv_transfer.reshard import HeadSpan, plan_routes
-from twinpool.kv_transfer.runs import PACK_BELOW_BYTES, contiguous_runs, message_bytes, run_bytes
+from twinpool.kv_transfer.reshard import HeadSpan
+from twinpool.kv_transfer.runs import contiguous_runs, run_bytes
 from twinpool.model.kv_layout import KVLayout
 
 from .reshard_model import build_model
@@ -68,27 +67,3 @@ def test_runs_of_a_large_model():
 def test_as_many_ids_as_blocks_are_needed():
     with pytest.raises(ValueError, match="1 block ids for 2 blocks"):
         contiguous_runs(HeadSpan(Span(0, 1, 0, 2), 0, 8), LLAMA_3_8B, [1])
-
-
-def messages(source: int, target: int) -> tuple[int, int]:
-    """(a message, the whole chunk) in bytes, for 3 layers of 4 blocks on the first link."""
-    route = plan_routes(LLAMA_3_8B, WorkerShape(source), WorkerShape(target))[0]
-    (chunk,) = route.chunks(Span(0, 3, 0, 4), 0, LLAMA_3_8B, 1 << 30)
-    at_source = run_bytes(chunk.at_source, route.source.layout(LLAMA_3_8B))
-    at_target = run_bytes(chunk.at_target, route.target.layout(LLAMA_3_8B))
-    size = chunk.of_model.num_bytes(LLAMA_3_8B)
-    assert max(at_source, at_target) % min(at_source, at_target) == size % max(at_source, at_target) == 0
-    return message_bytes(at_source, at_target, size), size
-
-
-def test_long_runs_move_in_place_and_short_ones_are_packed_into_one_message():
-    assert messages(1, 1) == (3 * 256 << 10, 12 * 256 << 10)
-    assert messages(2, 2) == (3 * 128 << 10, 12 * 128 << 10)
-    assert messages(8, 8) == (12 * 32 << 10, 12 * 32 << 10)  # 96 KiB at both ends
-    assert messages(1, 2) == messages(2, 1) == (12 * 128 << 10, 12 * 128 << 10)  # 64 KiB where heads are cut
-    assert message_bytes(PACK_BELOW_BYTES, 1 << 20, 1 << 22) == PACK_BELOW_BYTES
-    assert message_bytes(PACK_BELOW_BYTES - 1, 1 << 20, 1 << 22) == 1 << 22
-
-
-def test_a_chunk_that_is_one_run_at_both_ends_is_one_message_of_that_run():
-    assert message_bytes(4096, 4096, 4096) == 4096

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from twinpool.kv_transfer import shm_receiver, shm_socket
+from twinpool.kv_transfer import pull_socket, shm
 from twinpool.kv_transfer.header import HEADER_BYTES, ChunkHeader, data_digest, handoff_id, pack_header
 from twinpool.kv_transfer.link import LinkError, ReceiveLink, Ticket
 from twinpool.kv_transfer.plan import Span
-from twinpool.kv_transfer.shm import ShmLinks, host_identity
+from twinpool.kv_transfer.shm import SharedMemory, ShmLinks, host_identity
 from twinpool.model.host_pool import SEALS, HostPool
 
 from .fakes import LAYOUT, WAIT_S, Ears, NumpyCache, make_group, wait_until
@@ -142,7 +142,7 @@ def test_a_source_without_a_pool_is_hung_up_on(target: Target) -> None:
 
 
 def test_another_user_does_not_enter(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shm_socket.os, "geteuid", lambda: 4_000_000)  # as if everybody else were another
+    monkeypatch.setattr(pull_socket.os, "geteuid", lambda: 4_000_000)  # as if everybody else were another
     with HandSource(target.ticket, target.cache.memory.fd) as source:
         assert source.is_hung_up_on
     ears = Ears()
@@ -188,7 +188,7 @@ def test_a_machine_that_allows_no_socket_is_reported(monkeypatch: pytest.MonkeyP
         raise PermissionError(1, "Operation not permitted")
 
     links, ears = ShmLinks(NumpyCache(shared=True)), Ears()
-    monkeypatch.setattr(shm_socket.socket, "socket", refuse)
+    monkeypatch.setattr(pull_socket.socket, "socket", refuse)
     with pytest.raises(LinkError, match=r"no Unix socket: .*not permitted"):
         links.listen(Ears())
     sender = links.dial(Ticket("twinpool-" + "0" * 32, 0, b"\0" * 16), ears)
@@ -309,14 +309,14 @@ def test_a_byte_that_changes_after_its_digest_fails_the_digest(target: Target) -
 
 
 def test_a_target_that_takes_what_was_not_offered_ends_the_link() -> None:
-    listener, ticket = shm_socket.listen_on_host()
+    listener, ticket = pull_socket.listen_on_host()
     ears, cache = Ears(), NumpyCache(seed=1, shared=True)
     sender = ShmLinks(cache, chunk_timeout_s=WAIT_S).dial(ticket, ears)
-    connection, fd = shm_socket.accept(listener, ticket.secret, WAIT_S)
-    os.close(fd)
-    shm_socket.welcome(connection)
+    connection, key = pull_socket.accept(listener, ticket.secret, SharedMemory(cache), WAIT_S)
+    os.close(key.fds[0])
+    pull_socket.welcome(connection)
     sender.send(make_group(0, WHOLE, HERE))
-    shm_socket.receive(connection, HEADER_BYTES + 48, WAIT_S)
+    pull_socket.receive(connection, HEADER_BYTES + 48, WAIT_S)
     connection.send((1).to_bytes(8, "little"))
     assert "chunk 1 was taken where 0 is due" in str(ears.until("error")[1])
     assert sender.join(WAIT_S)
@@ -336,8 +336,8 @@ def test_what_a_source_took_back_during_the_copy_is_not_reported_as_received(mon
         assert go_on.wait(WAIT_S)
         return copy(*args, **options)  # type: ignore[arg-type]
 
-    copy = shm_receiver.copy_blocks
-    monkeypatch.setattr(shm_receiver, "copy_blocks", slow_copy)
+    copy = shm.copy_blocks
+    monkeypatch.setattr(shm, "copy_blocks", slow_copy)
     target, cache, ears = Target(digest=False), NumpyCache(seed=1, shared=True), Ears()
     sender = ShmLinks(cache, digest=False).dial(target.ticket, ears)
     target.receiver.receive(make_group(0, WHOLE, THERE))
@@ -360,8 +360,8 @@ def test_close_waits_for_the_copy_under_way_and_no_block_is_written_after_it(mon
         assert go_on.wait(WAIT_S)
         return copy(*args, **options)  # type: ignore[arg-type]
 
-    copy = shm_receiver.copy_blocks
-    monkeypatch.setattr(shm_receiver, "copy_blocks", slow_copy)
+    copy = shm.copy_blocks
+    monkeypatch.setattr(shm, "copy_blocks", slow_copy)
     target, cache = Target(), NumpyCache(seed=1, shared=True)
     sender = ShmLinks(cache).dial(target.ticket, Ears())
     target.receiver.receive(make_group(0, WHOLE, THERE))

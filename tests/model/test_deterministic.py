@@ -59,7 +59,7 @@ class World:
     """A worker's runner, and sequences of random prompts on it."""
 
     def __init__(self, folder, dtype, threads):
-        options = {"max_model_len": 256, "kv_bytes": 1 << 22, "block_tokens": 8, "layers_per_group": 2}
+        options = {"max_model_len": 256, "kv_bytes": 1 << 22, "block_tokens": 8}
         runner = TorchRunner.load(str(folder), dtype=dtype, threads=threads, deterministic=True, **options)
         self.decoder = runner._decoder = RecordingDecoder(runner._decoder)
         self.driver = Driver(runner)

@@ -16,7 +16,7 @@ from twinpool.model.modelled_runner import ModelledRunner, load_modelled
 from twinpool.model.modelled_shape import ModelledShape, StepLatency
 
 BLOCK_TOKENS = 4
-SHAPE = ModelledShape(StepLatency(), num_layers=3, layers_per_group=2, num_kv_heads=2, head_dim=2, vocab_size=500)
+SHAPE = ModelledShape(StepLatency(), num_layers=3, layer_groups=(2, 3), num_kv_heads=2, head_dim=2, vocab_size=500)
 GREEDY = SamplingParams(temperature=0)
 SEEDED = SamplingParams(temperature=0.7, seed=11)
 PROMPT = [7, 7, 8, 9, 7, 7, 8, 9, 3, 1]  # two blocks of the same tokens, and a part of one
@@ -148,7 +148,7 @@ def test_kv_moved_to_another_runner_goes_on_as_if_it_had_stayed() -> None:
 
 
 def test_layers_are_reported_in_groups_each_when_its_share_of_the_time_is_over_and_its_kv_is_written() -> None:
-    shape = ModelledShape(StepLatency(prefill_a_s=2.0, prefill_b_s=0.1), num_layers=3, layers_per_group=2)
+    shape = ModelledShape(StepLatency(prefill_a_s=2.0, prefill_b_s=0.1), num_layers=3, layer_groups=(2, 3))
     runner, clock = make_runner(shape)
     expected, _ = make_runner(shape)
     expected.run(make_batch([(PROMPT, 0, [0, 1, 2])]))

@@ -5,6 +5,7 @@ import torch
 from twinpool.core.errors import SpecError
 from twinpool.core.sampling import SamplingParams
 from twinpool.model.batch import NO_TOKEN, Batch, SampleRow
+from twinpool.model.layer_groups import choose_layer_groups
 from twinpool.model.runner import TorchRunner
 
 SHAPES = [  # heads, KV heads, head_dim, tied embeddings
@@ -91,7 +92,7 @@ def test_a_shared_prefix_is_read_from_blocks_that_another_sequence_wrote(write_l
 
 
 def test_layers_are_reported_in_order_once_their_kv_is_written(write_llama, load_driver):
-    driver = load_driver(write_llama(num_hidden_layers=5), layers_per_group=2)
+    driver = load_driver(write_llama(num_hidden_layers=5), layer_groups=(2, 4, 5))
     cache = driver.runner.cache
     reports = []
 
@@ -105,8 +106,9 @@ def test_layers_are_reported_in_order_once_their_kv_is_written(write_llama, load
     assert reports == [(0, 2), (2, 4), (4, 5)]
 
 
-def test_a_layer_group_is_a_quarter_of_the_layers_by_default(write_llama, load_driver):
-    assert load_driver(write_llama(num_hidden_layers=5)).runner.layers_per_group == 2
+def test_layer_groups_are_chosen_by_default(write_llama, load_driver):
+    runner = load_driver(write_llama(num_hidden_layers=5)).runner
+    assert runner.layer_groups == choose_layer_groups(5, runner.cache.layout.block_layer_bytes)
 
 
 def test_blocks_copied_to_another_worker_continue_with_the_same_tokens(write_llama, load_driver):

@@ -1,31 +1,58 @@
-"""The latency forms and their fits."""
+"""The latency forms and the fit of a link."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from twinpool.router.estimate import LinkCost, PrefillCost, StepCost, fit_link, fit_prefill, fit_step
+from twinpool.model.modelled_shape import StepLatency
+from twinpool.router.estimate import LinearForm, LinkCost, fit_link, fit_relative
 
-TOKENS = np.array([16.0, 64.0, 256.0, 1024.0, 2048.0])
-POSITIVE = st.floats(1e-6, 1.0)
+COEFFICIENT = st.floats(0.0, 1.0)
+FORMS = st.builds(LinearForm, *[COEFFICIENT] * 6)
+CHUNKS = st.lists(st.tuples(st.integers(0, 300), st.integers(2, 300)), max_size=4)  # tokens before a chunk, its tokens
+CONTEXTS = st.lists(st.integers(2, 5000), max_size=6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(FORMS, CHUNKS, CONTEXTS)
+def test_a_step_takes_what_the_modelled_runner_takes_for_it(
+    form: LinearForm, chunks: list[tuple[int, int]], contexts: list[int]
+) -> None:
+    latency = StepLatency(
+        form.prefill_a_s,
+        form.prefill_b_s,
+        form.prefill_c_s,
+        form.decode_alpha_s,
+        form.decode_beta_s,
+        form.decode_gamma_s,
+    )
+    new = np.array([tokens for _, tokens in chunks] + [1] * len(contexts), np.int64)
+    ends = np.array([before + tokens for before, tokens in chunks] + contexts, np.int64)
+    squares = sum((before + tokens) ** 2 - before**2 for before, tokens in chunks)
+    ours = form.seconds(float(sum(tokens for _, tokens in chunks)), float(squares), float(sum(contexts)), len(contexts))
+    assert ours == pytest.approx(latency.step_s(new, ends))
+
+
+def test_no_work_takes_no_time() -> None:
+    assert LinearForm().seconds(0.0, 0.0, 0.0, 0.0) == 0.0
+    assert LinearForm().decode_seconds(0.0, 0, 10) == 0.0
+    assert LinearForm().decode_seconds(100.0, 4, 0) == 0.0
+
+
+@settings(max_examples=60, deadline=None)
+@given(FORMS, st.integers(0, 10_000), st.integers(1, 64), st.integers(0, 200))
+def test_many_decode_steps_take_the_sum_of_each(form: LinearForm, context: int, batch: int, num_steps: int) -> None:
+    each = [form.seconds(0.0, 0.0, float(context + i * batch), float(batch)) for i in range(num_steps)]
+    assert form.decode_seconds(context, batch, num_steps) == pytest.approx(sum(each))
 
 
 @settings(max_examples=30, deadline=None)
-@given(POSITIVE, POSITIVE, POSITIVE)
-def test_a_fit_of_exact_prefills_finds_their_coefficients(a: float, b: float, c: float) -> None:
-    true = PrefillCost(a, b, c)
-    seconds = true.seconds(TOKENS, TOKENS**2)
-    found = fit_prefill(TOKENS, TOKENS**2, seconds)
-    np.testing.assert_allclose(found.seconds(TOKENS, TOKENS**2), seconds, rtol=1e-6)
-
-
-def test_a_fit_of_exact_steps_finds_their_coefficients() -> None:
-    true = StepCost(4e-3, 2e-7, 1e-4)
-    context = np.array([100.0, 4000.0, 900.0, 64000.0, 10.0])
-    batch = np.array([1.0, 4.0, 16.0, 32.0, 2.0])
-    found = fit_step(context, batch, true.seconds(context, batch))
-    assert (found.alpha_s, found.beta_s_per_token, found.gamma_s_per_sequence) == pytest.approx((4e-3, 2e-7, 1e-4))
+@given(FORMS, st.lists(st.tuples(*[st.integers(0, 1000)] * 4), min_size=1, max_size=5))
+def test_arrays_take_what_their_numbers_take(form: LinearForm, rows: list[tuple[int, int, int, int]]) -> None:
+    table = np.array(rows, np.float64).T
+    expected = [form.seconds(*(float(value) for value in row)) for row in rows]
+    np.testing.assert_array_equal(form.seconds(*table), expected)
 
 
 def test_a_fit_of_exact_transfers_finds_latency_and_bandwidth() -> None:
@@ -42,10 +69,11 @@ def test_transfers_that_take_no_longer_when_larger_mean_infinite_bandwidth() -> 
 
 def test_noise_never_makes_a_coefficient_negative() -> None:
     rng = np.random.default_rng(0)
+    tokens = np.array([16.0, 64.0, 256.0, 1024.0, 2048.0])
+    terms = np.stack([np.ones(5), tokens, tokens**2], axis=1)
     for _ in range(50):
-        noisy = PrefillCost(1e-2, 1e-5, 0.0).seconds(TOKENS, TOKENS**2) * rng.uniform(0.5, 1.5, len(TOKENS))
-        found = fit_prefill(TOKENS, TOKENS**2, noisy)
-        assert min(found.a_s, found.b_s_per_token, found.c_s_per_token2) >= 0
+        noisy = (1e-2 + 1e-5 * tokens) * rng.uniform(0.5, 1.5, 5)
+        assert min(fit_relative(terms, noisy)) >= 0
 
 
 def test_the_fit_weighs_relative_errors() -> None:

@@ -228,7 +228,7 @@ def test_slo_equals_the_full_matrix_of_plans(demand: Demand, loads: list[WorkerL
     prices = price(demand, view, knobs.latency)
 
     def merit(prefill: int, decode: int) -> tuple[float, float]:
-        handoff = (prices.exposed_s, prices.exposed_tpot_s) if prefill != decode else (0.0, 0.0)
+        handoff = (prices.exposed_s[prefill], prices.exposed_tpot_s[prefill]) if prefill != decode else (0.0, 0.0)
         late = violation(prices.ttft_s[prefill], demand.goal.ttft_s)
         slow = violation(prices.tpot_s[decode] + handoff[1], demand.goal.tpot_s)
         return float(late) + float(slow), float(prices.prefill_cost_s[prefill] + handoff[0])

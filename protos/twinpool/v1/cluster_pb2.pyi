@@ -27,7 +27,7 @@ class GetStatusResponse(_message.Message):
     def __init__(self, name: _Optional[str] = ..., workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ..., gateways: _Optional[_Iterable[_Union[GatewayStatus, _Mapping]]] = ..., model: _Optional[str] = ..., queued_requests: _Optional[int] = ..., running_requests: _Optional[int] = ...) -> None: ...
 
 class WorkerStatus(_message.Message):
-    __slots__ = ("id", "role", "pid", "node", "state", "free_blocks", "total_blocks", "running", "waiting", "parked_blocks", "cause", "link")
+    __slots__ = ("id", "role", "pid", "node", "state", "free_blocks", "total_blocks", "running", "waiting", "parked_blocks", "cause", "link", "transfer")
     ID_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
@@ -40,6 +40,7 @@ class WorkerStatus(_message.Message):
     PARKED_BLOCKS_FIELD_NUMBER: _ClassVar[int]
     CAUSE_FIELD_NUMBER: _ClassVar[int]
     LINK_FIELD_NUMBER: _ClassVar[int]
+    TRANSFER_FIELD_NUMBER: _ClassVar[int]
     id: str
     role: str
     pid: int
@@ -52,7 +53,54 @@ class WorkerStatus(_message.Message):
     parked_blocks: int
     cause: str
     link: str
-    def __init__(self, id: _Optional[str] = ..., role: _Optional[str] = ..., pid: _Optional[int] = ..., node: _Optional[str] = ..., state: _Optional[str] = ..., free_blocks: _Optional[int] = ..., total_blocks: _Optional[int] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., parked_blocks: _Optional[int] = ..., cause: _Optional[str] = ..., link: _Optional[str] = ...) -> None: ...
+    transfer: TransferMetrics
+    def __init__(self, id: _Optional[str] = ..., role: _Optional[str] = ..., pid: _Optional[int] = ..., node: _Optional[str] = ..., state: _Optional[str] = ..., free_blocks: _Optional[int] = ..., total_blocks: _Optional[int] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., parked_blocks: _Optional[int] = ..., cause: _Optional[str] = ..., link: _Optional[str] = ..., transfer: _Optional[_Union[TransferMetrics, _Mapping]] = ...) -> None: ...
+
+class TransferMetrics(_message.Message):
+    __slots__ = ("parked_handoffs", "parked_blocks", "oldest_parked_s", "grant_waits", "grant_wait_s", "grant_cause", "credit_waits", "credit_wait_s", "room_waiting", "oldest_lease_s", "link_reopenings", "digest_failures", "outgoing", "incoming")
+    class OutgoingEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    class IncomingEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    PARKED_HANDOFFS_FIELD_NUMBER: _ClassVar[int]
+    PARKED_BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    OLDEST_PARKED_S_FIELD_NUMBER: _ClassVar[int]
+    GRANT_WAITS_FIELD_NUMBER: _ClassVar[int]
+    GRANT_WAIT_S_FIELD_NUMBER: _ClassVar[int]
+    GRANT_CAUSE_FIELD_NUMBER: _ClassVar[int]
+    CREDIT_WAITS_FIELD_NUMBER: _ClassVar[int]
+    CREDIT_WAIT_S_FIELD_NUMBER: _ClassVar[int]
+    ROOM_WAITING_FIELD_NUMBER: _ClassVar[int]
+    OLDEST_LEASE_S_FIELD_NUMBER: _ClassVar[int]
+    LINK_REOPENINGS_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FAILURES_FIELD_NUMBER: _ClassVar[int]
+    OUTGOING_FIELD_NUMBER: _ClassVar[int]
+    INCOMING_FIELD_NUMBER: _ClassVar[int]
+    parked_handoffs: int
+    parked_blocks: int
+    oldest_parked_s: float
+    grant_waits: int
+    grant_wait_s: float
+    grant_cause: str
+    credit_waits: int
+    credit_wait_s: float
+    room_waiting: int
+    oldest_lease_s: float
+    link_reopenings: int
+    digest_failures: int
+    outgoing: _containers.ScalarMap[str, int]
+    incoming: _containers.ScalarMap[str, int]
+    def __init__(self, parked_handoffs: _Optional[int] = ..., parked_blocks: _Optional[int] = ..., oldest_parked_s: _Optional[float] = ..., grant_waits: _Optional[int] = ..., grant_wait_s: _Optional[float] = ..., grant_cause: _Optional[str] = ..., credit_waits: _Optional[int] = ..., credit_wait_s: _Optional[float] = ..., room_waiting: _Optional[int] = ..., oldest_lease_s: _Optional[float] = ..., link_reopenings: _Optional[int] = ..., digest_failures: _Optional[int] = ..., outgoing: _Optional[_Mapping[str, int]] = ..., incoming: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class GatewayStatus(_message.Message):
     __slots__ = ("grpc", "http", "pid")

@@ -1,3 +1,4 @@
+from twinpool.protos.twinpool.v1 import cluster_pb2 as _cluster_pb2
 from twinpool.protos.twinpool.v1 import generation_pb2 as _generation_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -198,7 +199,7 @@ class Failure(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., epoch: _Optional[int] = ..., kind: _Optional[_Union[FailureKind, str]] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class WorkerView(_message.Message):
-    __slots__ = ("version", "free_blocks", "running", "context_tokens", "waiting_prefills", "waiting_prefill_tokens", "reservations", "reserved_blocks", "parked_blocks", "peak_blocks", "cause", "preempted")
+    __slots__ = ("version", "free_blocks", "running", "context_tokens", "waiting_prefills", "waiting_prefill_tokens", "reservations", "reserved_blocks", "parked_blocks", "peak_blocks", "cause", "preempted", "transfer")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     FREE_BLOCKS_FIELD_NUMBER: _ClassVar[int]
     RUNNING_FIELD_NUMBER: _ClassVar[int]
@@ -211,6 +212,7 @@ class WorkerView(_message.Message):
     PEAK_BLOCKS_FIELD_NUMBER: _ClassVar[int]
     CAUSE_FIELD_NUMBER: _ClassVar[int]
     PREEMPTED_FIELD_NUMBER: _ClassVar[int]
+    TRANSFER_FIELD_NUMBER: _ClassVar[int]
     version: int
     free_blocks: int
     running: int
@@ -223,7 +225,8 @@ class WorkerView(_message.Message):
     peak_blocks: int
     cause: str
     preempted: int
-    def __init__(self, version: _Optional[int] = ..., free_blocks: _Optional[int] = ..., running: _Optional[int] = ..., context_tokens: _Optional[int] = ..., waiting_prefills: _Optional[int] = ..., waiting_prefill_tokens: _Optional[int] = ..., reservations: _Optional[int] = ..., reserved_blocks: _Optional[int] = ..., parked_blocks: _Optional[int] = ..., peak_blocks: _Optional[int] = ..., cause: _Optional[str] = ..., preempted: _Optional[int] = ...) -> None: ...
+    transfer: _cluster_pb2.TransferMetrics
+    def __init__(self, version: _Optional[int] = ..., free_blocks: _Optional[int] = ..., running: _Optional[int] = ..., context_tokens: _Optional[int] = ..., waiting_prefills: _Optional[int] = ..., waiting_prefill_tokens: _Optional[int] = ..., reservations: _Optional[int] = ..., reserved_blocks: _Optional[int] = ..., parked_blocks: _Optional[int] = ..., peak_blocks: _Optional[int] = ..., cause: _Optional[str] = ..., preempted: _Optional[int] = ..., transfer: _Optional[_Union[_cluster_pb2.TransferMetrics, _Mapping]] = ...) -> None: ...
 
 class PeerMessage(_message.Message):
     __slots__ = ("hello", "open_link", "link_ready", "link_closed", "started", "grant", "next", "seal", "committed", "abort", "stopped", "heartbeat", "link_unused")
@@ -256,18 +259,31 @@ class PeerMessage(_message.Message):
     def __init__(self, hello: _Optional[_Union[PairHello, _Mapping]] = ..., open_link: _Optional[_Union[OpenLink, _Mapping]] = ..., link_ready: _Optional[_Union[LinkReady, _Mapping]] = ..., link_closed: _Optional[_Union[LinkClosed, _Mapping]] = ..., started: _Optional[_Union[Started, _Mapping]] = ..., grant: _Optional[_Union[Grant, _Mapping]] = ..., next: _Optional[_Union[Next, _Mapping]] = ..., seal: _Optional[_Union[Seal, _Mapping]] = ..., committed: _Optional[_Union[Committed, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., stopped: _Optional[_Union[Stopped, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., link_unused: _Optional[_Union[LinkUnused, _Mapping]] = ...) -> None: ...
 
 class PairHello(_message.Message):
-    __slots__ = ("address", "layout_hash", "layout", "link_kinds", "host")
+    __slots__ = ("address", "layout_hash", "layout", "link_kinds", "host", "device", "chunk_bytes", "protocol_version")
+    class ChunkBytesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     LAYOUT_HASH_FIELD_NUMBER: _ClassVar[int]
     LAYOUT_FIELD_NUMBER: _ClassVar[int]
     LINK_KINDS_FIELD_NUMBER: _ClassVar[int]
     HOST_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_BYTES_FIELD_NUMBER: _ClassVar[int]
+    PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     address: WorkerAddress
     layout_hash: str
     layout: str
     link_kinds: _containers.RepeatedScalarFieldContainer[str]
     host: str
-    def __init__(self, address: _Optional[_Union[WorkerAddress, _Mapping]] = ..., layout_hash: _Optional[str] = ..., layout: _Optional[str] = ..., link_kinds: _Optional[_Iterable[str]] = ..., host: _Optional[str] = ...) -> None: ...
+    device: str
+    chunk_bytes: _containers.ScalarMap[str, int]
+    protocol_version: int
+    def __init__(self, address: _Optional[_Union[WorkerAddress, _Mapping]] = ..., layout_hash: _Optional[str] = ..., layout: _Optional[str] = ..., link_kinds: _Optional[_Iterable[str]] = ..., host: _Optional[str] = ..., device: _Optional[str] = ..., chunk_bytes: _Optional[_Mapping[str, int]] = ..., protocol_version: _Optional[int] = ...) -> None: ...
 
 class OpenLink(_message.Message):
     __slots__ = ("link_epoch", "kind")

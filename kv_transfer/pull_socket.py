@@ -1,4 +1,4 @@
-"""How two workers on one host meet: a Unix socket that carries one descriptor and then short messages, each whole.
+"""How two workers on one host meet: a Unix socket that carries the key of a pool, then short messages, each whole.
 
 The socket's name is abstract, so that nothing is left in a file system when a worker is killed. Such names have no
 permissions: the ticket's secret and the peer's user id, which the kernel vouches for, decide who enters. Knows no KV.
@@ -16,9 +16,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from twinpool.kv_transfer.link import LinkError, Ticket
+from twinpool.kv_transfer.pull_pool import PoolKey, PullMemory
 
 SECRET_BYTES = 16
-_GREETING = b"twinpool shm 1 "
 _READY = b"ready"
 _NAME = re.compile(r"twinpool-[0-9a-f]{32}")
 _GREETING_TIMEOUT_S = 1.0  # for one caller: a silent one holds up the right one only so long
@@ -47,8 +47,12 @@ def listen_on_host() -> tuple[socket.socket, Ticket]:
     return listener, Ticket(name, 0, secret)
 
 
-def accept(listener: socket.socket, secret: bytes, timeout_s: float) -> tuple[socket.socket, int]:
-    """Wait for the caller with the secret; returns the connection and the descriptor it brought. Both are the caller's.
+def accept(
+    listener: socket.socket, secret: bytes, memory: PullMemory, timeout_s: float
+) -> tuple[socket.socket, PoolKey]:
+    """Wait for the source with the secret; returns the connection and the key that it brought.
+
+    Both are the caller's, the key's descriptors too.
 
     Others are hung up on. Ends at once when ``listener`` is shut down.
 
@@ -60,19 +64,20 @@ def accept(listener: socket.socket, secret: bytes, timeout_s: float) -> tuple[so
         connection = _next_caller(listener, left_s)
         if connection is None:
             break
-        fd = _greeted(connection, secret, min(left_s, _GREETING_TIMEOUT_S))
-        if fd is not None:
-            return connection, fd
+        key = _greeted(connection, secret, memory, min(left_s, _GREETING_TIMEOUT_S))
+        if key is not None:
+            return connection, key
         connection.close()
     raise LinkError("the source did not come to the link: timed out")
 
 
-def connect(connection: socket.socket, ticket: Ticket, fd: int, timeout_s: float) -> None:
-    """Call the target, show the ticket, hand over ``fd`` and wait for ``welcome``.
+def connect(connection: socket.socket, ticket: Ticket, memory: PullMemory, timeout_s: float) -> None:
+    """Call the target, show the ticket, hand over the key of this worker's pool and wait for ``welcome``.
 
     Raises:
-        LinkError: nobody is there, the ticket is not theirs, or the target will not have the descriptor.
+        LinkError: nobody is there, the ticket is not theirs, or the target cannot open the pool.
     """
+    key = memory.key()
     if not _NAME.fullmatch(ticket.host):
         raise LinkError("the ticket is not for a link of this kind")
     connection.settimeout(timeout_s)
@@ -81,13 +86,13 @@ def connect(connection: socket.socket, ticket: Ticket, fd: int, timeout_s: float
     if not _is_of_our_user(connection):
         raise LinkError("the target belongs to another user")
     with _as_link_error("cannot hand the pool over"):
-        socket.send_fds(connection, [_GREETING + ticket.secret], [fd])
+        socket.send_fds(connection, [_greeting(memory, ticket.secret) + key.plain], key.fds)
     if receive(connection, len(_READY), timeout_s) != _READY:
         raise LinkError("the target does not speak as one")
 
 
 def welcome(connection: socket.socket) -> None:
-    """Tell the source that its descriptor is good."""
+    """Tell the source that its key is good."""
     send(connection, _READY)
 
 
@@ -130,16 +135,22 @@ def _next_caller(listener: socket.socket, timeout_s: float) -> socket.socket | N
         return listener.accept()[0]
 
 
-def _greeted(connection: socket.socket, secret: bytes, timeout_s: float) -> int | None:
-    """The descriptor that a caller brought with the right secret; None, and nothing is kept, of anybody else."""
-    expected, fds = _GREETING + secret, list[int]()
+def _greeting(memory: PullMemory, secret: bytes) -> bytes:
+    return f"twinpool {memory.kind} 1 ".encode() + secret
+
+
+def _greeted(connection: socket.socket, secret: bytes, memory: PullMemory, timeout_s: float) -> PoolKey | None:
+    """The key that a caller brought with the right secret; None, and nothing is kept, of anybody else."""
+    expected, fds = _greeting(memory, secret), list[int]()
+    size = len(expected) + memory.key_bytes
     connection.settimeout(timeout_s)
     with suppress(OSError):
         if _is_of_our_user(connection):
             flags = socket.MSG_CMSG_CLOEXEC
-            greeting, fds, _, _ = socket.recv_fds(connection, len(expected) + 1, 1, flags)
-            if len(fds) == 1 and hmac.compare_digest(greeting, expected):
-                return fds[0]
+            message, fds, _, _ = socket.recv_fds(connection, size + 1, memory.num_fds, flags)
+            is_right = hmac.compare_digest(message[: len(expected)], expected)
+            if is_right and len(message) == size and len(fds) == memory.num_fds:
+                return PoolKey(message[len(expected) :], tuple(fds))
     for fd in fds:
         os.close(fd)
     return None

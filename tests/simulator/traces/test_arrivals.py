@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twinpool.cluster.bench.arrivals import Process, draw_arrivals
 from twinpool.core.errors import SpecError
+from twinpool.simulator.traces.arrivals import Process, draw_arrivals
 
 
 @given(st.integers(0, 2**32), st.sampled_from(list(Process)), st.floats(0.5, 50), st.floats(1, 40), st.floats(0.2, 5))

@@ -1,17 +1,16 @@
 """The requests of one gateway that wait for a worker: which goes next, where to, and how long it may wait.
 
-Sends nothing and knows no client: what was placed is returned. Decides nothing: order, bounds and places are router/'s.
+Sends nothing and knows no client: what was placed is returned. Order, bounds and places are decided elsewhere here.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from twinpool.cluster.refusals import expiry, refusal
 from twinpool.core.errors import InvalidRequest, TwinpoolError
 from twinpool.core.messages import Request
 from twinpool.router.admission import AdmissionSettings, Held, HeldQueue, Refused, admit
 from twinpool.router.demand import Demand
 from twinpool.router.placement import place
+from twinpool.router.refusals import expiry, refusal
 from twinpool.router.route import Hold, HoldReason, PlacementSettings, Reject, Route
 from twinpool.router.views import ViewTable
 
@@ -36,13 +35,10 @@ class Placing:
 class WaitingRoom:
     """Owns the attempts that wait, at most one for each request. Workers are as ``table`` says."""
 
-    def __init__(
-        self, table: ViewTable, placement: PlacementSettings, admission: AdmissionSettings, clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, table: ViewTable, placement: PlacementSettings, admission: AdmissionSettings) -> None:
         self._table = table
         self._placement = placement
         self._admission = admission
-        self._clock = clock
         self._queue = HeldQueue()
         self._placings: dict[str, Placing] = {}
         self._held_for: dict[str, HoldReason] = {}
@@ -51,7 +47,7 @@ class WaitingRoom:
     def __len__(self) -> int:
         return len(self._queue)
 
-    def admit(self, num_requests: int, num_promised: int, deadline_s: float) -> None:
+    def admit(self, num_requests: int, num_promised: int, deadline_s: float, now: float) -> None:
         """Let so many new requests of one call in, or none.
 
         Where nobody waits the first may go at once; all others will wait, as will the ``num_promised`` that were let in
@@ -66,14 +62,14 @@ class WaitingRoom:
         num_new = num_requests if len(self._queue) else num_requests - 1
         if not num_new:
             return
-        refused = admit(self._queue, deadline_s, self._admission, self._clock(), num_promised + num_new)
+        refused = admit(self._queue, deadline_s, self._admission, now, num_promised + num_new)
         if isinstance(refused, Refused):
             raise refusal(refused)
 
-    def put(self, placing: Placing) -> None:
+    def put(self, placing: Placing, now: float) -> None:
         """Have an attempt wait. Its request must not wait already."""
         request = placing.request
-        give_up_at = min(self._clock() + MAX_HOLD_S, placing.deadline_s)
+        give_up_at = min(now + MAX_HOLD_S, placing.deadline_s)
         self._queue.hold(Held(request.priority, placing.arrived_s, request.request_id, give_up_at))
         self._placings[request.request_id] = placing
 
@@ -88,9 +84,9 @@ class WaitingRoom:
         held = self._queue.first()
         return None if held is None else self._placings[held.request_id]
 
-    def place(self, placing: Placing) -> Route | Reject | None:
+    def place(self, placing: Placing, now: float) -> Route | Reject | None:
         """Where one of those that wait goes now; it waits no longer then. None: it has to wait."""
-        request_id, now = placing.request.request_id, self._clock()
+        request_id = placing.request.request_id
         demand = Demand.of(placing.request_at(now), avoid=placing.avoid, parked_on=placing.parked_on)
         decision = place(demand, self._table.snapshot(now), self._placement, self._turn)
         if isinstance(decision, Hold):
@@ -100,9 +96,13 @@ class WaitingRoom:
         self._turn += isinstance(decision, Route)
         return decision
 
-    def take_expired(self) -> list[tuple[str, TwinpoolError]]:
+    def reason(self, placing: Placing) -> HoldReason | None:
+        """Why it could not be placed when it was last tried. None: it was not tried."""
+        return self._held_for.get(placing.request.request_id)
+
+    def take_expired(self, now: float) -> list[tuple[str, TwinpoolError]]:
         """Those that waited too long, who wait no longer, each with what its client is told."""
-        now, expired = self._clock(), []
+        expired = []
         for held in self._queue.take_expired(now):
             reason = self._held_for.get(held.request_id, HoldReason.NO_WORKERS)
             is_late = now >= self._placings[held.request_id].deadline_s

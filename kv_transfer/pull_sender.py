@@ -1,4 +1,4 @@
-"""The source's end of a shared-memory link: offers blocks chunk by chunk, and hears when each was copied.
+"""The source's end of a link that pulls: offers blocks chunk by chunk, and hears when each was copied.
 
 Writes no block and sends no KV. Knows nothing of the target's pool.
 """
@@ -10,13 +10,12 @@ from functools import partial
 
 import numpy as np
 
-from twinpool.kv_transfer.chunks import cut_group
 from twinpool.kv_transfer.header import HEADER_BYTES, pack_header
 from twinpool.kv_transfer.link import Group, LinkError, LinkEvents, Ticket
 from twinpool.kv_transfer.plan import Span
-from twinpool.kv_transfer.shm_copy import digest_blocks
-from twinpool.kv_transfer.shm_socket import connect, new_socket, receive, send
-from twinpool.kv_transfer.shm_thread import ACK_BYTES, ShmEnd, Terms, is_last, select
+from twinpool.kv_transfer.pull_pool import OwnPool
+from twinpool.kv_transfer.pull_socket import connect, new_socket, receive, send
+from twinpool.kv_transfer.pull_thread import ACK_BYTES, PullEnd, Terms, is_last
 
 _NUM_OFFERS = 2  # one chunk is copied while the next is digested
 
@@ -31,12 +30,13 @@ class _Offer:
     started_s: float  # its group, by time.monotonic
 
 
-class ShmSender(ShmEnd):
+class PullSender(PullEnd):
     """See SendLink."""
 
     def __init__(self, ticket: Ticket, terms: Terms, events: LinkEvents) -> None:
         self._ticket = ticket
         self._offers: deque[_Offer] = deque()
+        self._own: OwnPool | None = None
         super().__init__(None, terms, events)
 
     def send(self, group: Group) -> None:
@@ -46,7 +46,8 @@ class ShmSender(ShmEnd):
 
     def _open(self) -> None:
         self._use(new_socket())
-        connect(self._connection, self._ticket, self._terms.shared.fd, self._terms.open_timeout_s)
+        self._own = self._terms.memory.own()
+        connect(self._connection, self._ticket, self._terms.memory, self._terms.open_timeout_s)
 
     def _take_group(self) -> Group:
         while self._offers and self._queue.empty():
@@ -55,23 +56,21 @@ class ShmSender(ShmEnd):
 
     def _move(self, group: Group) -> None:
         started_s = time.monotonic()
-        for span in cut_group(group.span, self._terms.cache.layout, self._terms.chunk_bytes):
+        for span in self._cut(group):
             if len(self._offers) == _NUM_OFFERS:
                 self._hear()
             self._offer(group, span, started_s)
 
     def _offer(self, group: Group, span: Span, started_s: float) -> None:
-        assert group.block_ids is not None
-        ids = select(group, span, group.block_ids)
-        layers = (span.first_layer, span.end_layer)
-        digest = b""
+        assert self._own is not None
+        part, digest = self._own_part(group, span), b""
         if self._terms.digest:
-            digest = self._touch(partial(digest_blocks, self._terms.shared.blocks, ids, *layers))
+            digest = self._touch(partial(self._own.digest, part))
         header = np.empty(HEADER_BYTES, dtype=np.uint8)
         pack_header(replace(self._announced(group, span), digest=digest), header)
         self._offers.append(_Offer(self._num_chunks, group.seq, is_last(group, span), started_s))
         self._num_chunks += 1
-        send(self._connection, header.tobytes() + ids.astype("<i8").tobytes())
+        send(self._connection, header.tobytes() + part.block_ids.astype("<i8").tobytes())
 
     def _hear(self) -> None:
         """Wait until the target has taken the oldest chunk."""
@@ -84,3 +83,4 @@ class ShmSender(ShmEnd):
 
     def _release(self) -> None:
         self._offers.clear()
+        self._own = None

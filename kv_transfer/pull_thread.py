@@ -1,6 +1,6 @@
-"""What both ends of a shared-memory link have in common: a thread that opens it, then takes group after group.
+"""What both ends of a link that pulls have in common: a thread that opens it, then takes group after group.
 
-Knows neither direction; see shm_sender.py and shm_receiver.py.
+Knows neither direction (see pull_sender.py and pull_receiver.py), and no kind of memory (see pull_pool.py).
 """
 
 import logging
@@ -8,15 +8,17 @@ import queue
 import socket
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
+from twinpool.kv_transfer.chunks import cut_group
 from twinpool.kv_transfer.header import HEADER_BYTES, ChunkHeader, HeaderError, handoff_id
 from twinpool.kv_transfer.link import BlockIds, Group, LinkError, LinkEvents
 from twinpool.kv_transfer.plan import Span
-from twinpool.model.kv_layout import KVCache, SharedKV
+from twinpool.kv_transfer.pull_pool import Part, PullMemory
+from twinpool.model.kv_layout import KVLayout
 
 MAX_CHUNK_BLOCKS = 4096  # their ids must fit into one message
 ACK_BYTES = 8  # the number of the chunk, little-endian
@@ -27,10 +29,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Terms:
-    """What all links of a worker have in common (see ShmLinks)."""
+    """What all links of one kind of a worker have in common (see PullLinks)."""
 
-    cache: KVCache
-    shared: SharedKV
+    layout: KVLayout
+    memory: PullMemory
     digest: bool
     open_timeout_s: float
     chunk_timeout_s: float
@@ -41,7 +43,7 @@ class Closing(Exception):
     """``close`` was called: the thread ends, and nobody is told of an error."""
 
 
-class ShmEnd(ABC):
+class PullEnd(ABC):
     """One end (see Link). ``close`` and ``join`` are called from any thread; the rest runs on its own."""
 
     def __init__(self, first: socket.socket | None, terms: Terms, events: LinkEvents) -> None:
@@ -120,10 +122,22 @@ class ShmEnd(ABC):
             raise Closing
         return group
 
+    def _cut(self, group: Group) -> Iterator[Span]:
+        """The chunks of a group, which are the same at both ends."""
+        layout = group.wire_layout(self._terms.layout)
+        limit_bytes = min(self._terms.chunk_bytes, MAX_CHUNK_BLOCKS * layout.block_layer_bytes)
+        return cut_group(group.span, layout, limit_bytes)
+
     def _announced(self, group: Group, span: Span) -> ChunkHeader:
         """What both ends know of the next chunk; without a digest."""
-        num_bytes = span.num_bytes(self._terms.cache.layout)
+        num_bytes = span.num_bytes(group.wire_layout(self._terms.layout))
         return ChunkHeader(handoff_id(group.request_id), group.epoch, self._num_chunks, num_bytes, b"")
+
+    def _own_part(self, group: Group, span: Span) -> Part:
+        """Where a chunk of a group lies in this worker's pool."""
+        assert group.block_ids is not None
+        ids = select(group, span, group.block_ids)
+        return Part(self._terms.layout, ids, span.first_layer, span.end_layer, group.heads)
 
     @abstractmethod
     def _open(self) -> None:

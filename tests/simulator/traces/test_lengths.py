@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twinpool.cluster.bench.lengths import Length, read_lengths
 from twinpool.core.errors import SpecError
+from twinpool.simulator.traces.lengths import Length, read_lengths
 
 
 def write(folder: Path, name: str, content: str | bytes) -> Path:

@@ -1,9 +1,11 @@
-"""When the requests of a load arrive, drawn before it begins: an open loop never waits for answers.
+"""When the requests of a load arrive, whatever becomes of those before: an open loop never waits for answers.
 
 Chance is an argument, so a seed gives the same arrivals everywhere. Knows nothing of what arrives.
 """
 
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
+from typing import NamedTuple, assert_never
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +21,14 @@ class Process(StrEnum):
 
     POISSON = "poisson"  # exponential gaps
     GAMMA = "gamma"  # gamma gaps, in bursts where their coefficient of variation is over 1
+    CONSTANT = "constant"  # equal gaps
+
+
+class Step(NamedTuple):
+    """A mean rate, from a time on until the next step."""
+
+    rate_rps: float
+    start_s: float = 0.0
 
 
 def draw_arrivals(
@@ -55,7 +65,41 @@ def draw_arrivals(
     return times
 
 
+def stream_arrivals(
+    rng: np.random.Generator, process: Process, steps: Sequence[Step], *, cv: float = 1.0
+) -> Iterator[float]:
+    """Seconds at which requests arrive, ascending, without end unless the last step's rate is 0.
+
+    Gaps are drawn for a rate of 1 and stretched by the rate in force, so that a gap may begin in one step and end in
+    the next (time rescaling). Nothing arrives before the first step.
+
+    Args:
+        steps: times ascend; some rate is over 0.
+        cv: as for `draw_arrivals`.
+    """
+    starts = np.array([step.start_s for step in steps])
+    rates = np.array([step.rate_rps for step in steps])
+    before = np.concatenate([[0.0], np.cumsum(np.diff(starts) * rates[:-1])])  # mean arrivals up to each step
+    total = 0.0
+    while True:
+        counts = total + np.cumsum(_draw_gaps(rng, process, 1.0, cv))
+        total = float(counts[-1])
+        index = np.searchsorted(before, counts, side="right") - 1
+        if not rates[-1]:
+            index = index[counts < before[-1]]
+        times = starts[index] + (counts[: len(index)] - before[index]) / rates[index]
+        yield from times.tolist()
+        if len(index) < len(counts):
+            return
+
+
 def _draw_gaps(rng: np.random.Generator, process: Process, rate_rps: float, cv: float) -> NDArray[np.float64]:
-    if process is Process.POISSON:
-        return rng.exponential(1 / rate_rps, DRAWN_AT_ONCE)
-    return rng.gamma(cv**-2, cv**2 / rate_rps, DRAWN_AT_ONCE)
+    match process:
+        case Process.POISSON:
+            return rng.exponential(1 / rate_rps, DRAWN_AT_ONCE)
+        case Process.GAMMA:
+            return rng.gamma(cv**-2, cv**2 / rate_rps, DRAWN_AT_ONCE)
+        case Process.CONSTANT:
+            return np.full(DRAWN_AT_ONCE, 1 / rate_rps)
+        case _:
+            assert_never(process)

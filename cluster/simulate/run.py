@@ -1,0 +1,148 @@
+"""Runs a cluster's YAML against a trace in virtual time, once or at many rates, and gathers what is to be told.
+
+Knows the simulator and files; nothing of how a report looks.
+"""
+
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Any
+
+from twinpool.cluster.simulate.faults import parse_faults
+from twinpool.cluster.simulate.progress import RunProgress
+from twinpool.core.errors import SpecError
+from twinpool.core.limits import shown
+from twinpool.core.spec_file import read_cluster
+from twinpool.simulator.cluster import simulate
+from twinpool.simulator.event_log import EventLog
+from twinpool.simulator.from_spec import ScenarioOptions, scenario_of
+from twinpool.simulator.observer import Observer
+from twinpool.simulator.rate_search import RateSearch, search_rate
+from twinpool.simulator.report import Report, Window
+from twinpool.simulator.scenario import PrefixCache, Scenario
+from twinpool.simulator.timeline import Timeline
+from twinpool.simulator.trace import Trace, TraceRequest
+from twinpool.simulator.traces.open import open_trace
+from twinpool.simulator.traces.options import TraceOptions
+
+Values = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What is to be run, as it is asked for."""
+
+    spec_path: Path
+    trace_path: Path
+    trace: TraceOptions
+    scenario: ScenarioOptions
+    faults: tuple[str, ...] = ()
+    warmup_s: float = 0.0
+    cooldown_s: float = 0.0
+    timeline_path: Path | None = None
+    timeline_requests: int = 2000
+    event_log_path: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """A search for the largest rate, between two."""
+
+    low_rps: float
+    high_rps: float
+    attainment: float
+
+
+def parse_sweep(text: str, attainment: float) -> Sweep:
+    """``rate=5:200``. Raises SpecError where it is not so."""
+    name, _, bounds = text.partition("=")
+    low, _, high = bounds.partition(":")
+    try:
+        sweep = Sweep(float(low), float(high), attainment)
+    except ValueError:
+        sweep = Sweep(0.0, 0.0, attainment)
+    if name != "rate" or not 0 < sweep.low_rps <= sweep.high_rps <= 1e6:
+        raise SpecError(f"--sweep: {shown(text)} must be rate=LOW:HIGH in requests/s, such as rate=1:100")
+    return sweep
+
+
+def run_job(job: Job, progress: RunProgress) -> Report:
+    """One run.
+
+    Raises:
+        SpecError: the YAML, the trace or an option is wrong; nothing was written but what the run had come to.
+    """
+    scenario = make_scenario(job)
+    return _run(job, scenario, job.trace, progress, "")
+
+
+def make_scenario(job: Job) -> Scenario:
+    """The scenario that a job's YAML, trace and options make."""
+    file = read_cluster(job.spec_path)
+    first = next(iter(open_trace(job.trace_path, job.trace)), None)
+    if first is None:
+        raise SpecError(f"{job.trace_path}: no request arrives in what is played of it")
+    scenario = scenario_of(file.spec, replace(job.scenario, hash_tokens=first.hash_tokens))
+    faults = parse_faults(job.faults, [worker.worker_id for worker in scenario.workers])
+    if scenario.prefix_cache is not PrefixCache.OFF:
+        for worker in scenario.workers:
+            scenario.piece_blocks(worker.kind)  # refuses before anything has run
+    return replace(scenario, faults=faults)
+
+
+def run_sweep(job: Job, sweep: Sweep, progress: RunProgress) -> tuple[RateSearch, dict[float, Report]]:
+    """Runs at many rates; returns what was found, and each rate's report."""
+    scenario = make_scenario(replace(job, trace=replace(job.trace, rate_rps=sweep.low_rps)))
+    reports: dict[float, Report] = {}
+
+    def run_at(rate_rps: float) -> tuple[float, Values]:
+        label = f"{rate_rps:.4g} requests/s: "
+        report = reports[rate_rps] = _run(job, scenario, replace(job.trace, rate_rps=rate_rps), progress, label)
+        return report.total.attainment or 0.0, report.values()
+
+    return search_rate(run_at, sweep.low_rps, sweep.high_rps, sweep.attainment), reports
+
+
+def _run(job: Job, scenario: Scenario, options: TraceOptions, progress: RunProgress, label: str) -> Report:
+    trace = open_trace(job.trace_path, options)
+    report = Report(scenario, _window(job, trace))
+    with ExitStack() as files:
+        observers: list[Observer] = [report, progress]
+        if job.event_log_path is not None:
+            observers.append(EventLog(_open(job.event_log_path, "--event-log", files)))
+        if job.timeline_path is not None:
+            stream = _open(job.timeline_path, "--timeline", files)
+            timeline = Timeline(stream, scenario.workers, job.timeline_requests)
+            files.callback(timeline.close)
+            observers.append(timeline)
+        progress.begin(label, options.requests)
+        simulate(scenario, _checked(trace, job.trace_path, scenario.goals.keys()), observers)
+    return report
+
+
+def _window(job: Job, trace: Trace) -> Window:
+    """What is measured. Only a cool-down has to know when the trace ends, and reads it for that."""
+    if not job.cooldown_s:
+        return Window(job.warmup_s)
+    last_s = 0.0
+    for request in trace:
+        last_s = request.arrival_s
+    return Window(job.warmup_s, last_s - job.cooldown_s)
+
+
+def _checked(trace: Trace, path: Path, classes: Collection[str]) -> Iterator[TraceRequest]:
+    for index, request in enumerate(trace):
+        if request.goal_class not in classes:
+            known = ", ".join(sorted(classes))
+            raise SpecError(f"{path}: request {index + 1} is of class {shown(request.goal_class)}; goals has {known}")
+        yield request
+
+
+def _open(path: Path, option: str, files: ExitStack) -> IO[str]:
+    try:
+        return files.enter_context(path.open("w", encoding="utf-8"))
+    except OSError as error:
+        raise SpecError(f"{option}: {path} cannot be written: {error.strerror}") from None
+
+

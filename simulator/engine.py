@@ -1,0 +1,341 @@
+"""The loop of a simulated worker: decide, take the time it takes, apply, as cluster/engine.py does in a live one.
+
+Decisions are those of decode_worker/batching.py and prefill_worker/batching.py. Steps whose decision stays the same are
+run in one go, and cut short at the next step's end when something happens. Knows no peer and no gateway.
+"""
+
+import math
+import random
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twinpool.model.step import StepPlan, Wait
+from twinpool.prefill_worker.batching import spare_blocks, token_budget
+from twinpool.router.views import WorkerLoad
+from twinpool.simulator.attempt import Attempt, Destination
+from twinpool.simulator.decode_rows import DecodeRows, Row
+from twinpool.simulator.observer import Steps
+from twinpool.simulator.pool import CountedPool
+from twinpool.simulator.prompt_queue import Prompt, PromptQueue
+from twinpool.simulator.scenario import Scenario, SimulatedWorker
+from twinpool.simulator.world import Timer, World
+
+
+class EngineEvents(Protocol):
+    """What an engine reports; compare cluster/engine_events.py. None takes time."""
+
+    def began(self, prompt: Prompt) -> None: ...
+    def computing(self, prompt: Prompt, started_s: float, ends_s: float) -> None: ...
+    def computed(self, prompt: Prompt) -> None: ...
+    def bound(self, row: Row) -> None: ...
+    def stepping(self) -> None: ...
+    def preempted(self, attempt: Attempt, num_said: int) -> None: ...
+    def demote(self, attempt: Attempt) -> None: ...
+    def ended(self, attempt: Attempt) -> None: ...
+    def published(self) -> None: ...
+    def stepped(self, steps: Steps) -> None: ...
+
+
+@dataclass(slots=True)
+class _Run:
+    """Steps under way, and how long they take: ``factor`` times what the form says."""
+
+    started_s: float
+    num_steps: int
+    factor: float
+    rows: NDArray[np.intp]
+    context_tokens: int  # of the rows, when the first step began
+    prompts: list[Prompt]
+    timer: Timer | None = None
+    is_cut: bool = False
+
+
+class SimulatedEngine:
+    """Owns a worker's pool, its rows and its prompts. ``slowness`` may be set at any time, for steps to come."""
+
+    def __init__(
+        self, world: World, place: int, worker: SimulatedWorker, scenario: Scenario, events: EngineEvents, start: int
+    ) -> None:
+        kind = worker.kind
+        self._world = world
+        self._place = place
+        self._form = kind.truth
+        self._block_tokens = kind.block_tokens
+        self._chunk_tokens = scenario.chunk_tokens
+        self._events = events
+        self._noise = scenario.step_noise
+        self._random = random.Random(f"{scenario.seed} {worker.worker_id} {start}")
+        self._speed = worker.speed
+        self.slowness = 1.0
+        self.pool = CountedPool(kind.num_blocks, scenario.piece_blocks(kind))
+        self.rows = DecodeRows(self.pool, kind.block_tokens, scenario.max_running)
+        self.prompts = PromptQueue(self.pool, kind.block_tokens, int(scenario.parked_share * kind.num_blocks))
+        self._demoting: set[Attempt] = set()
+        self._wait = Wait.NOTHING
+        self._inbox: deque[Callable[[], None]] = deque()
+        self._run: _Run | None = None
+        self._is_turning = False
+        self._is_dead = False
+
+    # --- commands -------------------------------------------------------------------------------------------------
+
+    def post(self, command: Callable[[], None]) -> None:
+        """Have ``command`` run before the next step, which begins when the step under way ends."""
+        self._inbox.append(command)
+        if self._run is not None:
+            self._cut(self._run)
+        elif not self._is_turning and not self._is_dead:
+            self._turn()
+
+    def submit(self, attempt: Attempt, destination: Destination) -> None:
+        """Take a prompt. A local one first waits for room to decode, like a handoff to oneself."""
+        if destination is Destination.LOCAL:
+            self.rows.want(attempt, is_local=True)
+        else:
+            self.prompts.submit(Prompt(attempt, destination, self._world.now))
+
+    def granted(self, attempt: Attempt) -> bool:
+        """A decode worker has room for this handoff. False: it is gone."""
+        self._demoting.discard(attempt)
+        return self.prompts.granted(attempt)
+
+    def release_source(self, attempt: Attempt) -> None:
+        self._demoting.discard(attempt)
+        self.prompts.release(attempt)
+
+    def cancel(self, attempt: Attempt) -> None:
+        """Stop working on an attempt, and give back all that it holds."""
+        self._demoting.discard(attempt)
+        self.prompts.cancel(attempt)
+        self.rows.drop(attempt)
+
+    def kill(self) -> list[tuple[Attempt, int]]:
+        """The process dies: whoever was here, with the tokens of its whole answer that had been said by now."""
+        num_done = 0
+        if self._run is not None:
+            assert self._run.timer is not None
+            self._run.timer.cancel()
+            num_done = 0 if self._run.prompts else self._steps_done(self._run)
+        stepping = set() if self._run is None else set(self._run.rows.tolist())
+        said = {}
+        for place, row in enumerate(self.rows.all_rows()):
+            said[row.attempt] = self.rows.tokens_said(row) + (num_done if place in stepping else 0)
+        self._is_dead, self._run = True, None
+        self._inbox.clear()
+        return list(said.items())
+
+    # --- one turn -------------------------------------------------------------------------------------------------
+
+    def _turn(self) -> None:
+        """Decide until there is something to compute, or nothing at all."""
+        self._is_turning = True
+        while self._run is None:
+            while self._inbox:
+                self._inbox.popleft()()
+            if not self._decide():
+                break
+        self._is_turning = False
+
+    def _decide(self) -> bool:
+        """Begin steps, or find that there is nothing to do. False: sleep until something is posted."""
+        now, prompts = self._world.now, self.prompts
+        plan = self.rows.decide(now, busy_blocks=prompts.busy_blocks, parked_blocks=prompts.parked_blocks)
+        indices = np.array(plan.decode_rows, np.intp)
+        victims = self.rows.rows(plan.preempt)
+        if victims:
+            decoding = self.rows.rows(plan.decode_rows)
+            self._preempt(victims)
+            indices = self.rows.places(decoding)
+        if plan.grants or plan.demote_blocks:
+            decoding = self.rows.rows(tuple(indices.tolist()))
+            self._perform_grants(plan)
+            indices = self.rows.places(decoding)
+        prefill_plan = self._decide_prefill(plan, now)
+        self._wait = plan.wait or prefill_plan.wait
+        if not len(indices) and not prefill_plan.chunks:
+            self._events.published()
+            return bool(victims) or bool(self._inbox)
+        self._begin(indices, prefill_plan, plan.repeat)
+        return True
+
+    def _preempt(self, rows: list[Row]) -> None:
+        for row in rows:
+            num_said = self.rows.tokens_said(row)
+            self.rows.drop(row.attempt)
+            self._events.preempted(row.attempt, num_said)
+
+    def _perform_grants(self, plan: StepPlan) -> None:
+        for _ in plan.grants:  # always the head of the queue
+            row = self.rows.grant_first()
+            if row is None:
+                break
+            if row.is_local:
+                self._start_local(row)
+            else:
+                self._events.bound(row)
+        self._demote(plan.demote_blocks)
+
+    def _start_local(self, row: Row) -> None:
+        prompt = Prompt(row.attempt, Destination.LOCAL, row.attempt.arrival_s, row.holding)
+        prompt.num_computed = prompt.cached_tokens = row.cached_tokens
+        self.prompts.submit(prompt)
+
+    def _demote(self, num_blocks: int) -> None:
+        """Ask for parked handoffs to be given up, youngest first."""
+        pending = sum(self.prompts.outgoing_blocks(attempt) for attempt in self._demoting)
+        while pending < num_blocks:
+            attempt = self.prompts.youngest_parked(excluding=self._demoting)
+            if attempt is None:
+                return
+            pending += self.prompts.outgoing_blocks(attempt)
+            self._demoting.add(attempt)
+            self._events.demote(attempt)
+
+    def _decide_prefill(self, plan: StepPlan, now: float) -> StepPlan:
+        prompts, pool = self.prompts, self.pool
+        if not prompts.num_waiting:
+            return StepPlan()
+        promised = self.rows.peak_blocks() + prompts.busy_blocks + prompts.parked_blocks
+        spare = spare_blocks(pool.num_free, pool.num_blocks, promised, plan.demote_blocks)
+        budget = token_budget(self._chunk_tokens, len(plan.decode_rows), self._block_tokens)
+        return prompts.decide(now, token_budget=budget, spare_blocks=spare)
+
+    # --- steps ----------------------------------------------------------------------------------------------------
+
+    def _begin(self, indices: NDArray[np.intp], plan: StepPlan, repeat: int) -> None:
+        now = self._world.now
+        chosen = [(self.prompts.prompt(chunk.row), chunk) for chunk in plan.chunks]
+        for prompt, chunk in chosen:
+            if prompt.started_s is None:
+                self.prompts.start(chunk.row, now)
+                if prompt.destination is Destination.HANDOFF:
+                    self._events.began(prompt)
+            prompt.chunk_tokens = min(chunk.num_tokens, prompt.remaining_tokens)
+        num_steps = 1 if chosen or not len(indices) else min(repeat, self.rows.steps_to_first_end(indices))
+        context = self.rows.context_of(indices) if len(indices) else 0
+        if len(indices):
+            self._events.stepping()
+        run = _Run(now, num_steps, self._draw_factor(num_steps), indices, context, [prompt for prompt, _ in chosen])
+        self._run = run
+        ends_s = now + self._seconds(run, num_steps)
+        run.timer = self._world.at(ends_s, self._complete)
+        for prompt in run.prompts:
+            if prompt.destination is Destination.HANDOFF:
+                self._events.computing(prompt, now, ends_s)
+
+    def _draw_factor(self, num_steps: int) -> float:
+        """Slowness and noise of so many steps; their noise averages out."""
+        factor = self.slowness / self._speed
+        if not self._noise:
+            return factor
+        sigma = self._noise / math.sqrt(num_steps)
+        return factor * math.exp(sigma * self._random.gauss(0.0, 1.0) - sigma * sigma / 2)
+
+    def _seconds(self, run: _Run, num_steps: int) -> float:
+        batch = len(run.rows)
+        if not run.prompts:
+            return run.factor * self._form.decode_seconds(run.context_tokens + batch, batch, num_steps)
+        tokens = sum(prompt.chunk_tokens for prompt in run.prompts)
+        squares = sum(
+            (prompt.num_computed + prompt.chunk_tokens) ** 2 - prompt.num_computed**2 for prompt in run.prompts
+        )
+        context = float(run.context_tokens + batch)
+        return run.factor * self._form.seconds(float(tokens), float(squares), context, float(batch))
+
+    def _steps_done(self, run: _Run) -> int:
+        """How many of a run's steps are over by now."""
+        elapsed_s = self._world.now - run.started_s
+        low, high = 0, run.num_steps
+        while low < high:
+            middle = (low + high + 1) // 2
+            if self._seconds(run, middle) <= elapsed_s:
+                low = middle
+            else:
+                high = middle - 1
+        return low
+
+    def _cut(self, run: _Run) -> None:
+        """Let the run end with the step under way."""
+        if run.num_steps == 1 or run.is_cut:
+            return
+        run.is_cut = True
+        num_steps = min(run.num_steps, self._steps_done(run) + 1)
+        if num_steps < run.num_steps:
+            assert run.timer is not None
+            run.timer.cancel()
+            run.num_steps = num_steps
+            run.timer = self._world.at(run.started_s + self._seconds(run, num_steps), self._complete)
+
+    def _complete(self) -> None:
+        run, self._run = self._run, None
+        assert run is not None
+        self._is_turning = True  # what is posted meanwhile waits for the turn below
+        self._tell_steps(run)
+        if len(run.rows):
+            for row in self.rows.stepped(run.rows, run.num_steps):
+                self.rows.end(row)
+                self._events.ended(row.attempt)
+        for prompt in run.prompts:
+            self.prompts.advance(prompt)
+        for prompt in run.prompts:
+            if not prompt.remaining_tokens and self.prompts.find(prompt.attempt) is prompt:
+                self._first_token(prompt)
+        self._events.published()
+        self._turn()
+
+    def _tell_steps(self, run: _Run) -> None:
+        tokens = sum(prompt.chunk_tokens for prompt in run.prompts)
+        self._events.stepped(
+            Steps(
+                self._place,
+                run.started_s,
+                self._world.now,
+                run.num_steps,
+                tokens,
+                len(run.prompts),
+                len(run.rows),
+                run.context_tokens,
+                self.pool.num_held,
+            )
+        )
+
+    def _first_token(self, prompt: Prompt) -> None:
+        self.prompts.finish(prompt)
+        self._events.computed(prompt)
+        if prompt.is_local:
+            row = self.rows.find(prompt.attempt)
+            assert row is not None
+            if self._is_over(prompt.attempt):
+                self.rows.end(row)
+                self._events.ended(prompt.attempt)
+            else:
+                self.rows.ready(prompt.attempt)
+
+    @staticmethod
+    def _is_over(attempt: Attempt) -> bool:
+        """Whether the token that its prefill samples is the last."""
+        return attempt.first_index + 1 >= attempt.output_tokens
+
+    # --- what is known --------------------------------------------------------------------------------------------
+
+    def load(self, reservations: int, reserved_blocks: int) -> WorkerLoad:
+        """A snapshot for the routers; reservations are those that did not come here yet."""
+        rows, prompts = self.rows, self.prompts
+        return WorkerLoad(
+            version=0,
+            free_blocks=self.pool.num_free,
+            running=rows.num_running,
+            context_tokens=rows.context_tokens,
+            waiting_prefills=prompts.num_waiting,
+            waiting_prefill_tokens=prompts.waiting_tokens,
+            reservations=rows.num_wanted + reservations,
+            reserved_blocks=rows.wanted_blocks + reserved_blocks,
+            parked_blocks=prompts.parked_blocks,
+            peak_blocks=rows.recent_peak_blocks(),
+            cause=str(self._wait),
+        )

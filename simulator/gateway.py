@@ -1,0 +1,360 @@
+"""A simulated gateway: its own view of the workers, queue and ledger, with router/ deciding, as cluster/dispatch.py has.
+
+Performs what is decided and books what came of it. Knows no engine.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol, assert_never
+
+from twinpool.core.errors import DeadlineExceeded, InvalidRequest, NoWorkers, Overloaded, TwinpoolError
+from twinpool.core.messages import FailureKind, FinishReason, Request
+from twinpool.core.sampling import SamplingParams
+from twinpool.router.ledger import Ledger, Phase
+from twinpool.router.mixed_pool import choose_move, may_return
+from twinpool.router.recovery import Decision, GiveUp, Retarget, Retry
+from twinpool.router.refusals import rejection
+from twinpool.router.route import Reject, Route
+from twinpool.router.views import ViewTable
+from twinpool.router.waiting import Placing, WaitingRoom
+from twinpool.simulator.attempt import Attempt
+from twinpool.simulator.outcome import Ending, Outcome
+from twinpool.simulator.scenario import GoalClass, Scenario
+from twinpool.simulator.trace import TraceRequest
+from twinpool.simulator.worker import Arrival, FirstToken, News, WorkerProcess
+from twinpool.simulator.world import Timer, World
+
+_REFUSALS = (Overloaded, InvalidRequest, NoWorkers, DeadlineExceeded)
+_TICK_S = 1.0
+
+
+class Cluster(Protocol):
+    """What a gateway reaches."""
+
+    def peer(self, place: int) -> WorkerProcess: ...
+    def ended(self, outcome: Outcome) -> None: ...
+
+
+@dataclass(slots=True, eq=False)
+class Flight:
+    """One request of this gateway that has not ended."""
+
+    index: int
+    offered: TraceRequest
+    goals: GoalClass
+    deadline_s: float
+    attempt: Attempt | None = None  # the latest that was placed
+    parked: Attempt | None = None  # whose KV waits for another target
+    placed_s: float | None = None  # first
+    first: FirstToken | None = None
+    first_s: float | None = None
+    arrival: Arrival | None = None
+    prefill_worker: int | None = None
+    decode_worker: int | None = None
+
+
+class SimulatedGateway:
+    """Owns the requests that came to it. ``places`` are the workers' places by id."""
+
+    def __init__(self, world: World, number: int, scenario: Scenario, places: dict[str, int], cluster: Cluster) -> None:
+        self.table = ViewTable()
+        self._world = world
+        self._number = number
+        self._scenario = scenario
+        self._places = places
+        self._cluster = cluster
+        self._ledger = Ledger(scenario.max_attempts)
+        self._waiting = WaitingRoom(self.table, scenario.placement, scenario.admission)
+        self._flights: dict[str, Flight] = {}
+        self._tick: Timer | None = None
+
+    @property
+    def num_held(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def num_in_flight(self) -> int:
+        return len(self._flights) - len(self._waiting)
+
+    # --- requests -------------------------------------------------------------------------------------------------
+
+    def submit(self, index: int, offered: TraceRequest) -> None:
+        """A request has come."""
+        now = self._world.now
+        goals = self._scenario.goals[offered.goal_class]
+        deadline_s = float("inf") if goals.deadline_s is None else now + goals.deadline_s
+        flight = Flight(index, offered, goals, deadline_s)
+        try:
+            self._waiting.admit(1, 0, deadline_s, now)
+        except TwinpoolError as error:
+            self._tell_end(flight, error, 0)
+            return
+        request = _request(index, offered, goals)
+        self._flights[request.request_id] = flight
+        self._ledger.open(request, now)
+        self._wait(request)
+        self._place_waiting()
+
+    def _wait(self, request: Request, avoid: frozenset[str] = frozenset(), parked_on: str | None = None) -> None:
+        flight, now = self._flights[request.request_id], self._world.now
+        self._waiting.put(Placing(request, flight.offered.arrival_s, flight.deadline_s, avoid, parked_on), now)
+
+    def _place_waiting(self) -> None:
+        while (placing := self._waiting.first()) is not None:
+            if not self._place(placing):
+                self._set_tick()
+                return
+
+    def _place(self, placing: Placing) -> bool:
+        match self._waiting.place(placing, self._world.now):
+            case Route() as route:
+                self._dispatch(placing, route)
+            case Reject(reason):
+                self._end(placing.request.request_id, rejection(reason))
+            case None:
+                return self._overflow(placing)
+            case other:
+                assert_never(other)
+        return True
+
+    def _overflow(self, placing: Placing) -> bool:
+        """Whether a worker could be lent to the mixed pool for it: then it is asked again."""
+        settings = self._scenario.placement
+        if not settings.mixed_pool:
+            return False
+        move = choose_move(self.table.snapshot(self._world.now), self._waiting.reason(placing))
+        if move is None:
+            return False
+        self.table.set_role(move.worker_id, move.role)
+        return True
+
+    def _dispatch(self, placing: Placing, route: Route) -> None:
+        now = self._world.now
+        request = placing.request
+        flight = self._flights[request.request_id]
+        self._ledger.dispatched(request.request_id, route)
+        attempt = self._attempt(flight, request)
+        source = self._places[route.prefill]
+        target = self._places[route.decode] if route.is_disaggregated and route.decode is not None else None
+        flight.attempt, parked, flight.parked = attempt, flight.parked, None
+        flight.placed_s = now if flight.placed_s is None else flight.placed_s
+        flight.prefill_worker, flight.decode_worker = source, source if target is None else target
+        worker = self._cluster.peer(source)
+        blocks = -(-request.peak_tokens // self._block_tokens(source))
+        if target is not None:
+            peer = self._cluster.peer(target)
+            self._send(lambda: peer.reserve(attempt, source))
+            self.table.add_inflight(self._id(target), request.request_id, reserve_blocks=blocks)
+        self._send(lambda: worker.prefill(attempt, target, parked))
+        self.table.add_inflight(
+            route.prefill,
+            request.request_id,
+            prefill_tokens=0 if parked else len(request.token_ids),
+            reserve_blocks=blocks if route.decode == route.prefill else 0,
+        )
+
+    def _attempt(self, flight: Flight, request: Request) -> Attempt:
+        offered = flight.offered
+        num_pieces = offered.prompt_tokens // offered.hash_tokens if offered.hash_tokens else 0
+        names = tuple((offered.tenant, name) for name in offered.prefix_hashes[:num_pieces])
+        if not self._scenario.shares_prefixes:
+            names = ()
+        return Attempt(
+            request, flight.index, self._number, offered.arrival_s, offered.output_tokens, names, offered.hash_tokens
+        )
+
+    def _block_tokens(self, place: int) -> int:
+        return self._scenario.workers[place].kind.block_tokens
+
+    def _id(self, place: int) -> str:
+        return self._scenario.workers[place].worker_id
+
+    def _send(self, deliver: Callable[[], None]) -> None:
+        self._world.after(self._scenario.message_s, deliver)
+
+    def _release(self, request_id: str, workers: tuple[str, ...]) -> None:
+        for worker_id in workers:
+            worker = self._cluster.peer(self._places[worker_id])
+            self._send(lambda worker=worker: worker.cancel(self._number, request_id))  # type: ignore[misc]
+            self.table.settle(worker_id, request_id)
+
+    # --- workers --------------------------------------------------------------------------------------------------
+
+    def joined(self) -> None:
+        """A worker said hello (its row is in ``table``)."""
+        self._place_waiting()
+
+    def lost(self, worker_id: str) -> None:
+        """A worker is gone."""
+        self.table.lost(worker_id)
+        for decision in self._ledger.worker_lost(worker_id, self._world.now):
+            self._follow(decision)
+        self._place_waiting()
+
+    def heard(self, worker_id: str, news: News) -> None:
+        """A worker's message."""
+        if news.load is not None:
+            self.table.update(worker_id, news.load, self._world.now)
+            self._maybe_return(worker_id)
+        for first in news.firsts:
+            if first.attempt.gateway == self._number:
+                self._take_first(first)
+        for arrival in news.arrivals:
+            if arrival.attempt.gateway == self._number:
+                flight = self._flights.get(arrival.attempt.request.request_id)
+                if flight is not None:
+                    flight.arrival = arrival
+        for attempt, num_said in news.said:
+            if attempt.gateway == self._number:
+                self._take_tokens(attempt, num_said)
+        for attempt, kind in news.failures:
+            if attempt.gateway == self._number:
+                self._take_failure(worker_id, attempt, kind)
+        self._place_waiting()
+
+    def _maybe_return(self, worker_id: str) -> None:
+        """A worker that was lent to the mixed pool goes home when it has nothing to do."""
+        home = self._scenario.workers[self._places[worker_id]].role
+        if self._scenario.placement.mixed_pool and may_return(self.table.worker(worker_id), home):
+            self.table.set_role(worker_id, home)
+
+    def _take_first(self, first: FirstToken) -> None:
+        request = first.attempt.request
+        flight = self._flights.get(request.request_id)
+        if flight is not None and flight.first_s is None:
+            flight.first, flight.first_s = first, self._world.now
+        accepted = self._ledger.delta(request.request_id, request.epoch, first.attempt.first_index, (0,))
+        if accepted.finish_reason is not None:
+            self._conclude(request.request_id, accepted.release)
+
+    def _take_tokens(self, attempt: Attempt, num_said: int) -> None:
+        """All tokens after the prefill's own that an attempt said before it ended or broke off."""
+        request = attempt.request
+        request_id, is_over = request.request_id, num_said >= attempt.output_tokens
+        finish = None
+        if is_over:
+            is_limit = attempt.output_tokens >= request.sampling.max_tokens
+            finish = FinishReason.LENGTH if is_limit else FinishReason.STOP
+        first = attempt.first_index + 1
+        accepted = self._ledger.delta(request_id, request.epoch, first, _zeros(max(0, num_said - first)), finish)
+        if accepted.finish_reason is not None:
+            self._conclude(request_id, accepted.release)
+
+    def _conclude(self, request_id: str, release: tuple[str, ...]) -> None:
+        self._waiting.take(request_id)
+        self._release(request_id, release)
+        entry = self._ledger.entry(request_id)
+        for worker_id in entry.route.workers if entry.route is not None else ():
+            self.table.settle(worker_id, request_id)
+        self._close(request_id, None)
+
+    def _take_failure(self, worker_id: str, attempt: Attempt, kind: FailureKind) -> None:
+        request = attempt.request
+        decision = self._ledger.failure(request.request_id, request.epoch, kind, worker_id, str(kind), self._world.now)
+        if decision is not None:
+            self._follow(decision)
+
+    def _follow(self, decision: Decision) -> None:
+        request_id = decision.request_id
+        flight = self._flights[request_id]
+        self._waiting.take(request_id)
+        self._release(request_id, decision.release)
+        match decision:
+            case Retry(request, avoid):
+                self._wait(request, avoid)
+            case Retarget(request, parked_on, avoid):
+                flight.parked = flight.attempt
+                self._wait(request, avoid, parked_on)
+            case GiveUp(request_id, error):
+                self._close(request_id, error)
+            case _:
+                assert_never(decision)
+
+    # --- ends -----------------------------------------------------------------------------------------------------
+
+    def _set_tick(self) -> None:
+        if self._tick is None:
+            self._tick = self._world.after(_TICK_S, self._expire)
+
+    def _expire(self) -> None:
+        self._tick = None
+        for request_id, error in self._waiting.take_expired(self._world.now):
+            self._end(request_id, error)
+        self._place_waiting()
+
+    def _end(self, request_id: str, error: TwinpoolError) -> None:
+        self._waiting.take(request_id)
+        self._release(request_id, self._ledger.cancel(request_id))
+        self._close(request_id, error)
+
+    def _close(self, request_id: str, error: TwinpoolError | None) -> None:
+        entry = self._ledger.entry(request_id)
+        assert entry.phase is Phase.ENDED
+        num_tokens, attempts = len(entry.stream), entry.request.epoch
+        self._ledger.close(request_id)
+        self._tell_end(self._flights.pop(request_id), error, num_tokens, attempts)
+
+    def cut(self) -> None:
+        """The run is over: so are all that still run."""
+        for request_id, flight in list(self._flights.items()):
+            num_tokens = len(self._ledger.entry(request_id).stream)
+            del self._flights[request_id]
+            self._cluster.ended(self._outcome(flight, Ending.CUT, "the run ended", num_tokens, 1))
+
+    def _tell_end(self, flight: Flight, error: TwinpoolError | None, num_tokens: int, attempts: int = 1) -> None:
+        if error is None:
+            ending, why = Ending.COMPLETED, ""
+        else:
+            ending, why = Ending.REJECTED if isinstance(error, _REFUSALS) else Ending.FAILED, str(error)
+        self._cluster.ended(self._outcome(flight, ending, why, num_tokens, attempts))
+
+    def _outcome(self, flight: Flight, ending: Ending, why: str, num_tokens: int, attempts: int) -> Outcome:
+        now, first, arrival = self._world.now, flight.first, flight.arrival
+        held_s = (now if flight.placed_s is None else flight.placed_s) - flight.offered.arrival_s
+        return Outcome(
+            index=flight.index,
+            offered=flight.offered,
+            goal=flight.goals.goal,
+            ending=ending,
+            why=why,
+            arrival_s=flight.offered.arrival_s,
+            first_token_s=flight.first_s,
+            end_s=now,
+            num_tokens=num_tokens,
+            attempts=attempts,
+            cached_tokens=0 if first is None else first.cached_tokens,
+            held_s=held_s,
+            queued_s=0.0 if first is None else first.queued_s,
+            prefill_s=0.0 if first is None else first.prefill_s,
+            handoff_s=0.0 if arrival is None else arrival.handoff_s,
+            wire_s=0.0 if arrival is None else arrival.wire_s,
+            exposed_s=0.0 if arrival is None else arrival.transfer.exposed_s,
+            kv_bytes=0 if arrival is None else arrival.transfer.num_bytes,
+            prefill_worker=flight.prefill_worker,
+            decode_worker=flight.decode_worker,
+        )
+
+
+def _request(index: int, offered: TraceRequest, goals: GoalClass) -> Request:
+    return Request(
+        request_id=f"r{index:08}",
+        epoch=1,
+        token_ids=_zeros(offered.prompt_tokens),
+        num_prompt_tokens=offered.prompt_tokens,
+        sampling=_sampling(offered.max_tokens or offered.output_tokens),
+        goal=goals.goal,
+        priority=goals.priority,
+        tenant_salt=offered.tenant,
+    )
+
+
+@lru_cache(maxsize=8192)
+def _zeros(num_tokens: int) -> tuple[int, ...]:
+    """Tokens whose values nobody looks at; shared, as a million prompts of a thousand would fill the memory."""
+    return (0,) * num_tokens
+
+
+@lru_cache(maxsize=8192)
+def _sampling(max_tokens: int) -> SamplingParams:
+    return SamplingParams(max_tokens=max_tokens, seed=0)
