@@ -20,6 +20,7 @@ from twinpool.cluster.cli_options import AddressOption, JsonOption, silence_grpc
 from twinpool.cluster.cli_options import addresses as _addresses
 from twinpool.cluster.cli_options import folder as _folder
 from twinpool.cluster.json_text import json_text
+from twinpool.cluster.simulate.command import simulate
 from twinpool.cluster.state import ClusterState
 from twinpool.core.errors import InvalidRequest, ModelNotFound, SpecError, TwinpoolError
 
@@ -135,6 +136,7 @@ def profile(
 
 
 app.command()(generate)
+app.command()(simulate)
 app.add_typer(batch.app, name="batch")
 app.add_typer(bench.app, name="bench")
 

@@ -152,6 +152,10 @@ class Flights:
         """An answer is complete: what workers still say of it counts for nothing."""
         self._open.discard(choice)
 
+    def is_over(self, choice: int) -> bool:
+        """Whether an answer is complete."""
+        return choice not in self._open
+
     async def next_piece(self) -> tuple[int, Piece]:
         """All next tokens of a choice, and which. Raises the error that ended a choice, and so the call."""
         while True:

@@ -5,6 +5,7 @@ Knows who is where; what requests do is the dispatcher's business, and who belon
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 
 import grpc
@@ -18,6 +19,8 @@ from twinpool.cluster.generation_service import GenerationService
 from twinpool.cluster.grpc_options import gateway_server_options
 from twinpool.cluster.grpc_safe import add_safe
 from twinpool.cluster.launch import GatewayConfig
+from twinpool.cluster.request_log import RequestLog
+from twinpool.cluster.request_records import RequestRecorder
 from twinpool.cluster.worker_link import WorkerLink
 from twinpool.core.errors import SpecError
 from twinpool.core.messages import Role, WorkerAddress
@@ -64,13 +67,14 @@ class Gateway:
         self._changed = asyncio.Condition()
         self._stopped = asyncio.Event()
         self._address = ""
+        self._recorder: RequestRecorder | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> str:
         """Listen; returns host:port. Health is NOT_SERVING until `until_ready` returns. Idempotent.
 
         Raises:
-            SpecError: the model's tokenizer cannot be read, or the port cannot be used.
+            SpecError: the tokenizer cannot be read, the port cannot be used, or the request log cannot be written.
         """
         if self._address:
             return self._address
@@ -81,7 +85,8 @@ class Gateway:
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection((GENERATION, CLUSTER, reflection.SERVICE_NAME), self._server)
-        generation = GenerationService(config, self._shape, tokenizer, self.dispatcher)
+        self._recorder = open_recorder(config, self._clock)
+        generation = GenerationService(config, self._shape, tokenizer, self.dispatcher, self._recorder)
         add_safe(generation_pb2_grpc.add_GenerationServiceServicer_to_server, generation, self._server)
         add_safe(cluster_pb2_grpc.add_ClusterServiceServicer_to_server, ClusterService(self.status), self._server)
         try:
@@ -89,6 +94,7 @@ class Gateway:
         except RuntimeError:
             port = 0
         if not port:
+            await self._close_recorder()
             raise SpecError(f"gateway.grpc_port: {config.host}:{config.grpc_port} cannot be used")
         await self._server.start()
         self._address = f"{config.host}:{port}"
@@ -118,6 +124,11 @@ class Gateway:
             task.cancel()
         await asyncio.gather(*self._tasks, *(link.close() for link in self._links.values()), return_exceptions=True)
         self._links.clear()
+        await self._close_recorder()
+
+    async def _close_recorder(self) -> None:
+        if self._recorder is not None:
+            await asyncio.to_thread(self._recorder.close)  # waits for a disk
 
     async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         for service in ("", GENERATION, CLUSTER):
@@ -175,6 +186,7 @@ class Gateway:
             role=Role(hello.role),
             total_blocks=hello.total_blocks,
             block_tokens=hello.block_tokens,
+            kind=self._config.kinds.get(Role(hello.role), ""),
         )
         self._hellos[address.worker_id] = hello
         self._lost_for.pop(address.worker_id, None)
@@ -239,6 +251,14 @@ class Gateway:
         )
 
 
+def open_recorder(config: GatewayConfig, clock: Callable[[], float]) -> RequestRecorder | None:
+    """What notes this gateway's requests, where the cluster's YAML asks for it. Raises SpecError."""
+    if not config.request_log:
+        return None
+    request_log = RequestLog(config.request_log)
+    return RequestRecorder(request_log, secret=config.cluster_secret, clock=clock, unix_clock=time.time)
+
+
 def placement_settings(config: GatewayConfig, kv_token_bytes: int) -> PlacementSettings:
     """The router's knobs as the launcher passed them on."""
     return PlacementSettings(
@@ -246,4 +266,5 @@ def placement_settings(config: GatewayConfig, kv_token_bytes: int) -> PlacementS
         disaggregate=Disaggregate(config.disaggregate),
         on_prefill_loss=OnPrefillLoss(config.on_prefill_loss),
         latency=LatencyModel(kv_token_bytes=kv_token_bytes, chunk_tokens=config.chunk_tokens),
+        latencies=config.latencies,
     )

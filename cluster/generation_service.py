@@ -6,6 +6,7 @@ Knows requests and text; where a request runs is the dispatcher's business.
 import asyncio
 import logging
 import secrets
+import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -17,7 +18,8 @@ from twinpool.cluster.flight import Flight, Flights
 from twinpool.cluster.grpc_errors import abort
 from twinpool.cluster.intake import Call, Intake
 from twinpool.cluster.launch import GatewayConfig
-from twinpool.core.errors import InvalidRequest, TwinpoolError
+from twinpool.cluster.request_records import RequestRecorder
+from twinpool.core.errors import DeadlineExceeded, InvalidRequest, NoWorkers, Overloaded, TwinpoolError
 from twinpool.model.shape import ModelShape
 from twinpool.model.tokenizer import TextTokenizer
 from twinpool.protos.twinpool.v1 import generation_pb2 as pb
@@ -35,13 +37,19 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
     """One gateway's service; streams are cancelled when their client leaves."""
 
     def __init__(
-        self, config: GatewayConfig, shape: ModelShape, tokenizer: TextTokenizer | None, dispatcher: Dispatcher
+        self,
+        config: GatewayConfig,
+        shape: ModelShape,
+        tokenizer: TextTokenizer | None,
+        dispatcher: Dispatcher,
+        recorder: RequestRecorder | None = None,
     ) -> None:
         self._config = config
         self._shape = shape
         self._tokenizer = tokenizer
         self._intake = Intake(config, shape, tokenizer)
         self._dispatcher = dispatcher
+        self._recorder = recorder
         self._open: dict[str, Call] = {}  # by the ids that clients know
 
     async def Generate(self, message: pb.GenerateRequest, context: Any) -> None:  # noqa: N802 - named by the protocol
@@ -60,7 +68,8 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         call = await self._accept(message)
         if request_id in self._open:
             raise InvalidRequest("request_id", f"{request_id!r} is in use")
-        flights = self._dispatcher.submit(call.requests, context.time_remaining())
+        goal_class = message.goal_class or "default"
+        flights = self._submit(call, context.time_remaining(), goal_class)
         self._open[request_id] = call
         try:
             await self._respond(call, flights, request_id, context.write)
@@ -68,6 +77,16 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
             del self._open[request_id]
             for request in call.requests:
                 self._dispatcher.finish(request.request_id)
+            if self._recorder is not None:
+                self._recorder.ended(flights, goal_class, sys.exception())
+
+    def _submit(self, call: Call, deadline_s: float | None, goal_class: str) -> Flights:
+        try:
+            return self._dispatcher.submit(call.requests, deadline_s)
+        except (DeadlineExceeded, NoWorkers, Overloaded) as error:
+            if self._recorder is not None:
+                self._recorder.refused(call.requests, goal_class, error)
+            raise
 
     async def Cancel(self, message: pb.CancelRequest, context: Any) -> pb.CancelResponse:  # noqa: N802, ARG002
         call = self._open.get(message.request_id)

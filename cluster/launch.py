@@ -5,19 +5,23 @@ Knows the shape of a cluster, not Ray: the controller performs a LaunchPlan.
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from twinpool.cluster.affinity import missing_cores, usable_cores
+from twinpool.cluster.estimates import read_estimates
 from twinpool.cluster.free_memory import available_bytes, mib
+from twinpool.cluster.request_log import path_of_replica
 from twinpool.core.errors import SpecError
-from twinpool.core.messages import Goal, WorkerConfig
+from twinpool.core.messages import Goal, Role, WorkerConfig
 from twinpool.core.spec import ClusterSpec, check_against_model
 from twinpool.core.spec_fields import Problem, parse_cores
 from twinpool.core.spec_file import SpecFile, read_cluster
 from twinpool.kv_transfer.codec_policy import possible_codecs
 from twinpool.model.shape import ModelShape, load_shape
+from twinpool.router.estimate import LatencyModel
+from twinpool.router.first_estimate import kinds_by_role
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,9 @@ class GatewayConfig:
     max_attempts: int
     chunk_tokens: int
     cluster_secret: str = field(repr=False)
+    request_log: str = ""  # absolute path of a file; empty: none
+    kinds: Mapping[Role, str] = field(default_factory=dict)  # of the workers of each role
+    latencies: Mapping[str, LatencyModel] = field(default_factory=dict)  # by kind, as far as anything is known
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +82,14 @@ def plan_launch(spec_path: Path) -> LaunchPlan:
     secret = secrets.token_hex(16)
     workers = tuple(_worker_configs(spec, secret))
     file.refuse(_check_threads(spec, workers))
+    latencies = read_estimates(file, shape)
     return LaunchPlan(
         name=spec.name,
         workers=workers,
-        gateways=tuple(_gateway_config(spec, index, secret) for index in range(spec.gateway.replicas)),
+        gateways=tuple(
+            replace(_gateway_config(spec, index, secret, spec_path.absolute().parent), latencies=latencies)
+            for index in range(spec.gateway.replicas)
+        ),
         ray_address=spec.ray.address,
         object_store_bytes=spec.ray.object_store,
     )
@@ -169,7 +180,7 @@ def _worker_configs(spec: ClusterSpec, secret: str) -> Iterator[WorkerConfig]:
             )
 
 
-def _gateway_config(spec: ClusterSpec, index: int, secret: str) -> GatewayConfig:
+def _gateway_config(spec: ClusterSpec, index: int, secret: str, folder: Path) -> GatewayConfig:
     first_port = spec.gateway.grpc_port
     return GatewayConfig(
         gateway_id=f"gateway-{index}",
@@ -189,4 +200,6 @@ def _gateway_config(spec: ClusterSpec, index: int, secret: str) -> GatewayConfig
         max_attempts=spec.router.max_attempts,
         chunk_tokens=spec.batching.chunk_tokens,
         cluster_secret=secret,
+        request_log=path_of_replica(spec.gateway.request_log, folder, index, spec.gateway.replicas),
+        kinds=kinds_by_role(spec),
     )

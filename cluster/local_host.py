@@ -8,20 +8,22 @@ from collections.abc import Callable
 
 from twinpool.cluster.gateway import Gateway
 from twinpool.cluster.launch import GatewayConfig
-from twinpool.cluster.worker import Worker
+from twinpool.cluster.worker import MakeLinks, Worker
 from twinpool.core.messages import WorkerAddress, WorkerConfig
 
 
 class LocalHost:
     """See controller.Host."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], make_links: MakeLinks | None = None) -> None:
+        """``make_links``: see Worker."""
         self._clock = clock
+        self._make_links = make_links
         self.workers: dict[str, Worker] = {}
         self.gateways: dict[str, Gateway] = {}
 
     async def start_worker(self, config: WorkerConfig) -> WorkerAddress:
-        worker = self.workers[config.worker_id] = Worker(config, clock=self._clock)
+        worker = self.workers[config.worker_id] = Worker(config, clock=self._clock, make_links=self._make_links)
         return await worker.start()
 
     async def closed(self, member_id: str) -> str:

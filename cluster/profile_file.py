@@ -7,8 +7,10 @@ import csv
 import json
 import math
 import os
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from pydantic import ValidationError
 
@@ -29,6 +31,14 @@ COLUMNS = (
     "prompt_time",
     "token_time",
 )
+
+
+class ProfileGroup(NamedTuple):
+    """What a row of a performance table was measured on."""
+
+    model: str
+    hardware: str
+    tensor_parallel: int
 
 
 def read_profile(path: str | Path) -> LatencyProfile:
@@ -70,29 +80,36 @@ def write_profile(path: str | Path, profile: LatencyProfile) -> None:
 def read_profile_csv(path: str | Path, model: str, hardware: str, tensor_parallel: int) -> tuple[ProfilePoint, ...]:
     """The points of one model, GPU and tensor parallel degree; every line is checked, those of others too.
 
+    Raises:
+        SpecError: as `read_profile_groups`, or no line is about what was asked for.
+    """
+    groups = read_profile_groups(path)
+    points = groups.get(ProfileGroup(model, hardware, tensor_parallel))
+    if points is None:
+        known = ", ".join(f"{m} on {h} tp{t}" for m, h, t in sorted(groups)) or "nothing"
+        raise SpecError(f"{path}: has nothing about {model} on {hardware} tp{tensor_parallel}; it has {known}")
+    return points
+
+
+def read_profile_groups(path: str | Path) -> dict[ProfileGroup, tuple[ProfilePoint, ...]]:
+    """All points of a performance table, by what they were measured on.
+
     Columns as in splitwise-sim's ``data/perf_model.csv``, in any order, more are welcome; times in milliseconds.
 
     Raises:
-        SpecError: a line is bad (``FILE:LINE: what is wrong``, 20 at most), or no line is about what was asked for.
+        SpecError: it cannot be read, or lines are bad: ``FILE:LINE: column: what is wrong``, 20 at most.
     """
     path = Path(path)
-    lines = _read_text(path, MAX_CSV_BYTES).splitlines()
-    groups, problems, points = set(), [], []
-    for number, row in _rows(path, lines):
+    groups, problems = defaultdict[ProfileGroup, list[ProfilePoint]](list), []
+    for number, row in _rows(path, _read_text(path, MAX_CSV_BYTES).splitlines()):
         point = _point(row)
         if isinstance(point, str):
             problems.append(f"{path}:{number}: {point}")
-            continue
-        group = (row["model"], row["hardware"], int(row["tensor_parallel"]))
-        groups.add(group)
-        if group == (model, hardware, tensor_parallel):
-            points.append(point)
+        else:
+            groups[ProfileGroup(row["model"], row["hardware"], int(row["tensor_parallel"]))].append(point)
     if problems:
         raise SpecError(_told(problems))
-    if not points:
-        known = ", ".join(f"{m} on {h} tp{t}" for m, h, t in sorted(groups)) or "nothing"
-        raise SpecError(f"{path}: has nothing about {model} on {hardware} tp{tensor_parallel}; it has {known}")
-    return tuple(points)
+    return {group: tuple(points) for group, points in groups.items()}
 
 
 def _rows(path: Path, lines: list[str]) -> Iterator[tuple[int, Mapping[str, str]]]:

@@ -22,10 +22,14 @@ from twinpool.cluster.worker_service import WorkerService
 from twinpool.core.errors import SpecError
 from twinpool.core.messages import WorkerAddress, WorkerConfig
 from twinpool.kv_transfer.endpoint import TransferEndpoint
+from twinpool.kv_transfer.link import Links
+from twinpool.model.kv_layout import KVCache
 from twinpool.model.load import load_runner
 from twinpool.protos.convert import address_to_proto
 from twinpool.protos.twinpool.v1 import worker_pb2 as pb
 from twinpool.protos.twinpool.v1 import worker_pb2_grpc
+
+MakeLinks = Callable[[KVCache], Links]
 
 TRANSFER_NEWS_S = 0.5  # between two looks at what handoffs wait for, of which gateways are told when it has changed
 
@@ -36,8 +40,15 @@ class Worker:
     """Owns the parts of one worker, and their life. Every method runs on the control thread."""
 
     def __init__(
-        self, config: WorkerConfig, *, clock: Callable[[], float], engine_class: type[Engine] = Engine
+        self,
+        config: WorkerConfig,
+        *,
+        clock: Callable[[], float],
+        engine_class: type[Engine] = Engine,
+        make_links: MakeLinks | None = None,
     ) -> None:
+        """``make_links``: other links than the configuration names, for workers inside one process."""
+        self._make_links = make_links
         self._config = config
         self._clock = clock
         self._engine_class = engine_class
@@ -88,6 +99,7 @@ class Worker:
                 interface=config.interface,
                 cluster_secret=config.cluster_secret,
                 clock=self._clock,
+                links=None if self._make_links is None else self._make_links(self._runner.cache),
             )
         except ValueError as error:
             self._address = None

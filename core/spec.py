@@ -20,6 +20,7 @@ from twinpool.core.spec_fields import (
     MAX_PORT,
     Bytes,
     Cores,
+    Hardware,
     IPAddress,
     Name,
     OneForNow,
@@ -73,6 +74,8 @@ class PoolSpec(_Section):
     """Ranks that share each layer of one worker."""
     pipeline_parallel: OneForNow = 1
     """Ranks that share the layers of one worker."""
+    hardware: Hardware | None = None
+    """What GPU each rank has: the router's first estimate and the simulator suppose it; nobody checks it."""
     threads: Threads = "auto"
     """CPU threads each worker computes with; auto is its cores, or its share of the machine's."""
     cores: Cores = ""
@@ -170,6 +173,8 @@ class RouterSpec(_Section):
     """Requests that may wait at a gateway; beyond it they are refused early."""
     max_attempts: int = Field(default=3, ge=1, le=100)
     """How often one request is tried when workers die under it."""
+    profile: str | None = Field(default=None, min_length=1, max_length=4096)
+    """File of `twinpool profile`, relative to this file: how long the workers' steps and handoffs take."""
 
 
 class GoalSpec(_Section):
@@ -203,6 +208,8 @@ class GatewaySpec(_Section):
     """Port of the HTTP service, which this version does not serve yet; 0 takes a free one."""
     replicas: int = Field(default=1, ge=1, le=64)
     """Gateway processes."""
+    request_log: str = Field(default="", max_length=4096)
+    """File that gets a line for each request, without its text; relative to this one. Several replicas: one each."""
     insecure_no_auth: bool = False
     """Listen beyond this machine although nobody is authenticated."""
 

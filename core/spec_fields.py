@@ -168,3 +168,4 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9-]{1,40}$")]
 IPAddress = Annotated[str, AfterValidator(_check_ip_address)]
 RayAddress = Annotated[str, AfterValidator(_check_ray_address)]
 OneForNow = Annotated[int, Field(ge=1, le=1024, json_schema_extra={"const": 1}), only(1)]
+Hardware = Literal["A100-80GB", "H100-SXM", "H200", "B200", "L4", "L40S", "A10G", "MI300X"]  # of router/hardware.py

@@ -60,6 +60,7 @@ def read_cluster(path: str | Path) -> SpecFile:
     path = Path(path)
     data, lines, problems = _read_tree(_read_text(path), path)
     problems += _resolve_model(data, path.absolute().parent)
+    problems += _resolve_profile(data, path.absolute().parent)
     spec, more = check_cluster(data)
     told = {problem.path for problem in problems}
     _raise(path, lines, problems + [problem for problem in more if problem.path not in told])
@@ -118,6 +119,23 @@ def _resolve_model(data: dict[str, Any], folder: Path) -> list[Problem]:
     except (OSError, RuntimeError, ValueError) as error:
         return [Problem(where, f"{name!r} cannot be read: {error}")]
     section["path"] = str(model)
+    return []
+
+
+def _resolve_profile(data: dict[str, Any], folder: Path) -> list[Problem]:
+    """Make the profile's path in ``data`` absolute, and see that it is a file."""
+    section = data.get("router")
+    name = section.get("profile") if isinstance(section, dict) else None
+    if not isinstance(section, dict) or not isinstance(name, str) or not name:
+        return []  # the models say it better
+    where = ("router", "profile")
+    try:
+        profile = (folder / Path(name).expanduser()).resolve()
+        if not profile.is_file():
+            return [Problem(where, f"{str(profile)!r} is {'no file' if profile.exists() else 'not there'}")]
+    except (OSError, RuntimeError, ValueError) as error:
+        return [Problem(where, f"{name!r} cannot be read: {error}")]
+    section["profile"] = str(profile)
     return []
 
 

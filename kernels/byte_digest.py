@@ -1,4 +1,4 @@
-"""Takes a 64-bit digest of bytes where they lie: on a GPU by a kernel, on a CPU by torch; equal bits either way.
+"""Takes a 64-bit digest of bytes where they lie: on a GPU by a kernel, elsewhere by torch; equal bits either way.
 
 Finds damage, not malice: a flipped bit, words that changed places, bytes that moved, a tail that is missing. Knows no
 chunk and no link.
@@ -38,7 +38,8 @@ def byte_digest(data_B: torch.Tensor) -> int:
     if data_B.dtype != torch.uint8 or data_B.dim() != 1 or not data_B.is_contiguous():
         raise ValueError("a digest wants contiguous bytes in one dimension")
     words_W, tail = _split(data_B)
-    total = launch_sum_words(words_W) if data_B.is_cuda else sum_words_reference(words_W)
+    by_kernel = data_B.is_cuda and triton is not None
+    total = launch_sum_words(words_W) if by_kernel else sum_words_reference(words_W)
     sum_of_words = int(total.item()) & _MASK
     return mix_word(len(data_B), sum_of_words + mix_word(tail, len(words_W) + 1) & _MASK)
 
@@ -55,9 +56,12 @@ def _split(data_B: torch.Tensor) -> tuple[torch.Tensor, int]:
     """The whole words as int64 ``[W]``, and the bytes behind them as a number."""
     num_words = len(data_B) // WORD_BYTES
     whole_B, rest = data_B[: num_words * WORD_BYTES], data_B[num_words * WORD_BYTES :]
+    tail = int.from_bytes(bytes(rest.tolist()), "little")
+    if not num_words:
+        return torch.empty(0, dtype=torch.int64, device=data_B.device), tail
     if whole_B.data_ptr() % WORD_BYTES or whole_B.storage_offset() % WORD_BYTES:
         whole_B = whole_B.clone()
-    return whole_B.view(torch.int64), int.from_bytes(bytes(rest.tolist()), "little")
+    return whole_B.view(torch.int64), tail
 
 
 def sum_words_reference(words_W: torch.Tensor) -> torch.Tensor:

@@ -3,7 +3,6 @@
 Imports CUDA's side of torch only when it is asked for such links. Knows no peer.
 """
 
-import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -54,11 +53,9 @@ class CudaDevices:
 
     def digest_tensor(self) -> DigestTensor:
         """See Devices."""
-        try:
-            found: DigestTensor = importlib.import_module("twinpool.kv_transfer.device_digest").digest_tensor
-        except ImportError as error:
-            raise ValueError(f"nothing takes digests on a GPU ({error}); transfer.digest: false does without") from None
-        return found
+        from twinpool.kv_transfer.device_digest import digest_tensor
+
+        return digest_tensor
 
 
 @dataclass(slots=True)

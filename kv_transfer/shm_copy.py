@@ -3,8 +3,6 @@
 Knows no link: pools are arrays, and whose they are is the caller's business.
 """
 
-from collections.abc import Iterator
-
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
@@ -15,9 +13,9 @@ from twinpool.kv_transfer.link import BlockIds
 Pool = NDArray[np.uint8]  # [num_blocks, num_layers, block_layer_bytes]
 Part = NDArray[np.uint8]  # of every block of a pool: [num_blocks, num_layers, 2, bytes of the heads], see view_part
 
-# Below it, a few microseconds of Python per run cost more than a second copy does (measured: equal at 8 KiB).
-_MIN_RUN_BYTES = 8 << 10
-_STAGING_BYTES = 1 << 20  # stays in cache
+# Below it, a few microseconds of Python per block cost more than a second copy does (measured: equal at 8 KiB).
+_MIN_BLOCK_BYTES = 8 << 10
+_STAGING_BYTES = 256 << 10  # stays in cache; 1 MiB takes up to six times as long, as each is fresh memory then
 _PIECE_BYTES = 256 << 10  # copied, and then digested while it is in the cache nearest to the core
 
 
@@ -35,10 +33,9 @@ def digest_blocks(part: Part, block_ids: BlockIds) -> bytes:
     """
     check_ids(part, block_ids)
     hasher = xxhash.xxh3_128()
-    if _run_bytes(part) >= _MIN_RUN_BYTES:
+    if part[0].nbytes >= _MIN_BLOCK_BYTES and _is_whole(part):
         for block in block_ids.tolist():
-            for run in _runs(part[block], part[block].flags.c_contiguous):
-                hasher.update(run.data)
+            hasher.update(part[block].reshape(-1).data)
     else:
         for some in _batches(part, len(block_ids)):
             hasher.update(part[block_ids[some]].reshape(-1).data)
@@ -58,10 +55,11 @@ def copy_blocks(source: Part, source_ids: BlockIds, target: Part, target_ids: Bl
     if len(source_ids) != len(target_ids) or source.shape[1:] != target.shape[1:]:
         raise ValueError(f"{len(source_ids)} blocks {source.shape[1:]} for {len(target_ids)} {target.shape[1:]}")
     hasher = xxhash.xxh3_128()
-    if min(_run_bytes(source), _run_bytes(target)) >= _MIN_RUN_BYTES:
+    is_large, is_whole = source[0].nbytes >= _MIN_BLOCK_BYTES, _is_whole(source) and _is_whole(target)
+    if is_large and (is_whole or not digest):
         for from_block, to_block in zip(source_ids.tolist(), target_ids.tolist(), strict=True):
             if digest:
-                _copy_digested(source[from_block], target[to_block], hasher)
+                _copy_digested(source[from_block].reshape(-1), target[to_block].reshape(-1), hasher)
             else:
                 target[to_block] = source[from_block]
     else:
@@ -73,28 +71,17 @@ def copy_blocks(source: Part, source_ids: BlockIds, target: Part, target_ids: Bl
     return hasher.digest() if digest else b""
 
 
-def _copy_digested(source: Part, target: Part, hasher: xxhash.xxh3_128) -> None:
-    """Copy the part of one block, and digest what was written."""
-    is_whole = source.flags.c_contiguous and target.flags.c_contiguous
-    for theirs, ours in zip(_runs(source, is_whole), _runs(target, is_whole), strict=True):
-        for first in range(0, len(ours), _PIECE_BYTES):
-            piece = ours[first : first + _PIECE_BYTES]
-            piece[:] = theirs[first : first + _PIECE_BYTES]
-            hasher.update(piece.data)
+def _copy_digested(source: Bytes, target: Bytes, hasher: xxhash.xxh3_128) -> None:
+    """Copy one contiguous run, and digest what was written."""
+    for first in range(0, len(target), _PIECE_BYTES):
+        piece = target[first : first + _PIECE_BYTES]
+        piece[:] = source[first : first + _PIECE_BYTES]
+        hasher.update(piece.data)
 
 
-def _runs(part: Part, is_whole: bool) -> Iterator[Bytes]:
-    """One block's part in contiguous pieces: one, if it is whole, or the keys and the values of each layer."""
-    if is_whole:
-        yield part.reshape(-1)
-        return
-    for layer in part:
-        yield from layer
-
-
-def _run_bytes(part: Part) -> int:
-    """Contiguous bytes of one block's part."""
-    return part[0].nbytes if part[0].flags.c_contiguous else part.shape[-1]
+def _is_whole(part: Part) -> bool:
+    """Whether the part of each block is contiguous; with some heads only, it has gaps."""
+    return bool(part[0].flags.c_contiguous)
 
 
 def _batches(part: Part, num_blocks: int) -> list[slice]:

@@ -47,6 +47,7 @@ from twinpool.protos.twinpool.v1 import worker_pb2 as pb
 
 log = logging.getLogger(__name__)
 
+
 class Targets:
     """Owns the handoffs, and a pair with each source. Every method is called in turns."""
 

@@ -4,8 +4,9 @@ Knows rows of numbers, not how they were measured.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +48,10 @@ class StepRows:
     def is_decode(self) -> NDArray[np.bool_]:
         """[M] whether it decoded, mixed steps included."""
         return np.asarray(self.batch > 0)
+
+    def where(self, chosen: NDArray[np.bool_]) -> Self:
+        """The rows that ``chosen`` [M] says."""
+        return type(self)(*(getattr(self, item.name)[chosen] for item in fields(self)))
 
     def regions(self) -> dict[Region, NDArray[np.bool_]]:
         """Which rows [M] belong where; every row with work belongs to one region."""

@@ -3,6 +3,7 @@
 Knows the file's keys and their limits; cluster/profile_file.py reads and writes it.
 """
 
+from dataclasses import asdict
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -147,8 +148,9 @@ def part_of(form: StepForm) -> LinearPart | TablePart:
     """
     match form:
         case LinearForm():
-            names = (name for name in LinearPart.model_fields if name != "form")
-            return LinearPart(**{name: float(getattr(form, name)) for name in names})
+            return LinearPart.model_validate(
+                {"form": "linear", **{key: float(value) for key, value in asdict(form).items()}}
+            )
         case TableForm():
             prefill, decode = (CurvePart(x=list(c.x), y=list(c.y)) for c in (form.prefill_s, form.decode_s))
             return TablePart(

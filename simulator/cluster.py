@@ -202,13 +202,15 @@ class SimulatedCluster:
             gateway.joined()
 
     def drain(self, place: int, *, on: bool) -> None:
-        """Send it nothing new, or do again."""
+        """Send it nothing new, or do again. One that is down stays as it is."""
+        worker_id = self._scenario.workers[place].worker_id
         self._observer.happened(self.world.now, place, "draining" if on else "ready")
         for gateway in self.gateways:
-            if on:
-                gateway.table.drain(self._scenario.workers[place].worker_id)
-            elif gateway.table.worker(self._scenario.workers[place].worker_id).state is WorkerState.DRAINING:
-                gateway.table.resume(self._scenario.workers[place].worker_id)
+            state = gateway.table.worker(worker_id).state
+            if on and state is WorkerState.READY:
+                gateway.table.drain(worker_id)
+            elif not on and state is WorkerState.DRAINING:
+                gateway.table.resume(worker_id)
                 gateway.joined()
 
     def slow(self, place: int, factor: float) -> None:

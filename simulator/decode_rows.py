@@ -200,17 +200,30 @@ class DecodeRows:
         """Tokens that these rows hold together."""
         return int(self._rows.columns[Column.CONTEXT, indices].sum())
 
+    def reserve_next(self, indices: NDArray[np.intp]) -> None:
+        """Make sure that the next token of each of these rows has a block."""
+        if len(indices):
+            self._hold(indices, self._rows.columns[Column.CONTEXT, indices] + 1)
+
+    def _hold(self, indices: NDArray[np.intp], context: NDArray[np.int64]) -> None:
+        """Give these rows blocks for so many tokens each."""
+        columns = self._rows.columns
+        lacks = context > columns[Column.HELD, indices] * self._block_tokens
+        if not lacks.any():
+            return
+        needed = -(-context[lacks] // self._block_tokens)
+        places = indices[lacks]
+        new = needed - columns[Column.HELD, places]
+        columns[Column.HELD, places] = needed
+        for place, count in zip(places.tolist(), new.tolist(), strict=True):
+            self._pool.take(self._rows[place].holding, count)
+
     def stepped(self, indices: NDArray[np.intp], num_steps: int) -> list[Row]:
         """So many decode steps of these rows have run: they hold more, and those that are complete are returned."""
         columns = self._rows.columns
         context = columns[Column.CONTEXT, indices] + num_steps
         columns[Column.CONTEXT, indices] = context
-        held = columns[Column.HELD, indices]
-        new = np.maximum(0, -(-context // self._block_tokens) - held)
-        if new.any():
-            columns[Column.HELD, indices] = held + new
-            for place, count in zip(indices[new > 0].tolist(), new[new > 0].tolist(), strict=True):
-                self._pool.take(self._rows[place].holding, count)
+        self._hold(indices, context)
         self._steps_since_forecast += num_steps
         ended = indices[context >= columns[Column.FINAL, indices]]
         return [self._rows[place] for place in ended.tolist()]

@@ -151,6 +151,7 @@ class SimulatedEngine:
             decoding = self.rows.rows(plan.decode_rows)
             self._preempt(victims)
             indices = self.rows.places(decoding)
+        self.rows.reserve_next(indices)
         if plan.grants or plan.demote_blocks:
             decoding = self.rows.rows(tuple(indices.tolist()))
             self._perform_grants(plan)

@@ -1,7 +1,8 @@
 """One source worker, some target workers and a gateway, with the real handoffs between them, in a seeded world.
 
 Models what an endpoint, a link and an engine's block pool do, and checks that no block is read or written after it was
-freed. Knows nothing of models and tokens; blocks are sets of (layer, block) pairs.
+freed. Every worker may die and be started again, as another incarnation to which nothing of the former one belongs; each
+has a clock of its own. Knows nothing of models and tokens; blocks are sets of (layer, block) pairs.
 """
 
 from collections.abc import Callable
@@ -21,6 +22,8 @@ from twinpool.simulator.world import Faults, Network, World
 LAYOUT = KVLayout(num_layers=3, num_kv_heads=1, block_tokens=4, head_dim=1, dtype="float32", model="modelled")
 GROUPS = layer_groups(LAYOUT.num_layers, 2)
 CHUNK_TOKENS = 8
+NOTICED_S = 0.3  # after which the gateway knows that a worker died
+MAX_CLOCK_S = 3600.0  # by which workers' clocks are off
 
 
 class Cluster:
@@ -31,19 +34,33 @@ class Cluster:
         self.limits = limits
         self.network = Network(world, Faults())  # between workers
         self.orders = Network(world, Faults())  # to and from the gateway
-        self.targets = {name: Target(name, blocks) for name, blocks in target_blocks.items()}
-        self.links = {name: ModelLink(self, target) for name, target in self.targets.items()}
+        self._pool_blocks = target_blocks
+        self.targets: dict[str, Target] = {}
+        self.links: dict[str, ModelLink] = {}  # to the targets that live, by their names
+        self._all_links: list[ModelLink] = []
+        for name in target_blocks:
+            self.start_target(name)
         self.sources: dict[str, list[End]] = {}
+        self.source_life = 0
+        self.is_source_alive = True
+        self._source_clock_s = self._draw_clock()
         self.calls: dict[str, Call] = {}
         self.corrupt = 0.0
         self._beat()
 
+    def _draw_clock(self) -> float:
+        return self.world.random.uniform(-MAX_CLOCK_S, MAX_CLOCK_S)
+
     def _beat(self) -> None:
         for target in self.targets.values():
-            if target.is_alive:
-                self.network.send("p", target.name, partial(self._hear, target.live_ends))
+            if target.is_alive and self.is_source_alive:
+                mine = partial(self._ends_of_life, target, self.source_life)
+                self.network.send("p", target.name, partial(self._hear, mine))
                 self.network.send(target.name, "p", partial(self._hear, partial(self.sources_to, target.name)))
         self.world.after(1.0, self._beat)
+
+    def _ends_of_life(self, target: Target, life: int) -> list[End]:
+        return [end for end in target.live_ends() if end.life == life == self.source_life]
 
     def _hear(self, ends: Callable[[], list[End]]) -> None:
         for end in ends():
@@ -61,8 +78,13 @@ class Cluster:
         alive = [name for name, target in self.targets.items() if target.is_alive and name != call.target]
         call.target = self.world.random.choice(alive or [call.target])
         epoch, target = call.epoch, self.targets[call.target]
-        self.orders.send("gateway", "p", partial(self._prefill, call, epoch, target.name))
-        self.orders.send("gateway", target.name, partial(self._reserve, target, call, epoch))
+        self.orders.send("gateway", "p", partial(self._prefill, call, epoch, target))
+        self.orders.send("gateway", target.name, partial(self._reserve, target, call, epoch, self.source_life))
+        if not target.is_alive:
+            self._notice_loss(call, epoch)
+
+    def _notice_loss(self, call: Call, epoch: int) -> None:
+        self.world.after(NOTICED_S, partial(self._report, call.request_id, epoch, False))
 
     def cancel(self, request_id: str) -> None:
         """The client leaves."""
@@ -102,8 +124,11 @@ class Cluster:
         ends = [end for ends in self.sources.values() for end in ends if not end.machine.is_over]
         return [end for end in ends if self.links[name].carries(end)]
 
-    def _prefill(self, call: Call, epoch: int, name: str) -> None:
-        self.links[name].epochs.add((call.request_id, epoch))
+    def _prefill(self, call: Call, epoch: int, target: Target) -> None:
+        if not self.is_source_alive:
+            self._notice_loss(call, epoch)
+            return
+        next(link for link in self._all_links if link.target is target).epochs.add((call.request_id, epoch))
         ends = self.sources.setdefault(call.request_id, [])
         for end in ends:
             if end.machine.can_retarget:
@@ -113,23 +138,24 @@ class Cluster:
             return
         machine = SourceHandoff(call.request_id, epoch, call.num_tokens, LAYOUT, self.limits)
         end = End(self.world, machine, self._perform_source, call.num_tokens, holds_blocks=True)
+        end.life, end.clock_s = self.source_life, self._source_clock_s
         ends.append(end)
         end.tell(ev.Admitted())
         self._compute(end, 0)
 
     def _compute(self, end: End, before: int) -> None:
-        if end.machine.is_over:
+        if end.machine.is_over or end.is_dead:
             return
         after = min(before + CHUNK_TOKENS, end.num_tokens)
         for span in spans_of_chunk(before, after, after == end.num_tokens, LAYOUT.block_tokens, GROUPS):
             end.tell(ev.GroupReady(span))
         if after == end.num_tokens:
-            end.tell(ev.Computed(7, self.world.now))
+            end.tell(ev.Computed(7, self.world.now + end.clock_s))
         else:
             self.world.after(self.world.random.uniform(0, 0.05), lambda: self._compute(end, after))
 
     def _link_of(self, end: End, epoch: int) -> ModelLink:
-        return next(link for link in self.links.values() if (end.machine.request_id, epoch) in link.epochs)
+        return next(link for link in self._all_links if (end.machine.request_id, epoch) in link.epochs)
 
     def _perform_source(self, end: End, action: ev.Action) -> None:
         match action:
@@ -160,9 +186,36 @@ class Cluster:
         for answer in msg.answer_unknown(message):
             self.deliver(link, answer)
 
+    def crash_source(self) -> None:
+        """The source dies with all its KV: the targets' sockets and the gateway notice, each after a while."""
+        self.is_source_alive = False
+        self.source_life += 1
+        for end in [end for ends in self.sources.values() for end in ends]:
+            end.is_dead = True
+        self.sources = {}
+        for link in self.links.values():
+            link.close()
+            for end in link.target.live_ends():
+                end.soon(ev.PeerLost(end.machine.epoch, "gone"), 0.02)
+        for call in self.calls.values():
+            if not call.outcome:
+                self._notice_loss(call, call.epoch)
+
+    def start_source(self) -> None:
+        """Another source under the same name."""
+        self.is_source_alive = True
+        self._source_clock_s = self._draw_clock()
+
     def deliver(self, link: ModelLink, message: msg.Message) -> None:
         """Send a message to the link's target worker."""
-        self.network.send("p", link.target.name, partial(self._at_target, link, message))
+        life = self.source_life
+        hear = partial(self._at_target, link, message, life)
+        self.network.send("p", link.target.name, lambda: None if life != self.source_life else hear())
+
+    def _answer(self, link: ModelLink, message: msg.Message, life: int) -> None:
+        """Send a message to the source, if it is the one that is meant when it arrives."""
+        hear = partial(self._at_source, link, message)
+        self.network.send(link.target.name, "p", lambda: None if life != self.source_life else hear())
 
     # --- Target workers -----------------------------------------------------------------------------------------------
 
@@ -177,30 +230,37 @@ class Cluster:
             end.soon(ev.PeerLost(end.machine.epoch, "gone"), 0.02)
         for call in self.calls.values():
             if call.target == name and not call.outcome:
-                self.world.after(0.3, partial(self._report, call.request_id, call.epoch, False))
+                self._notice_loss(call, call.epoch)
 
-    def _end_at(self, target: Target, key: tuple[str, int], num_tokens: int) -> End:
+    def start_target(self, name: str) -> None:
+        """A target under this name, with an empty pool; what was meant for a former one never reaches it."""
+        target = self.targets[name] = Target(name, self._pool_blocks[name], self._draw_clock())
+        link = self.links[name] = ModelLink(self, target)
+        self._all_links.append(link)
+
+    def _end_at(self, target: Target, key: tuple[str, int], num_tokens: int, life: int) -> End:
         if key not in target.ends:
             machine = TargetHandoff(*key, LAYOUT, self.world.random.randint(1, 3), self.limits)
             target.ends[key] = End(self.world, machine, partial(self._perform_target, target), num_tokens)
+            target.ends[key].life, target.ends[key].clock_s = life, target.clock_s
         return target.ends[key]
 
-    def _reserve(self, target: Target, call: Call, epoch: int) -> None:
+    def _reserve(self, target: Target, call: Call, epoch: int, life: int) -> None:
         if target.is_alive:
-            self._end_at(target, (call.request_id, epoch), call.num_tokens).tell(ev.Reserve(call.num_tokens))
+            self._end_at(target, (call.request_id, epoch), call.num_tokens, life).tell(ev.Reserve(call.num_tokens))
 
-    def _at_target(self, link: ModelLink, message: Any) -> None:
+    def _at_target(self, link: ModelLink, message: Any, life: int) -> None:
         target, key = link.target, (message.request_id, message.epoch)
         if not target.is_alive or (isinstance(message, msg.Next) and not link.expect(message)):
             return
         if isinstance(message, msg.Started):
-            self._end_at(target, key, message.num_tokens)
+            self._end_at(target, key, message.num_tokens, life)
         if key in target.ends:
             target.ends[key].tell(message)
         elif isinstance(message, msg.Next):
             link.post(None, ev.Receive(message.seq, message.span, discard=True))
         for answer in () if key in target.ends else msg.answer_unknown(message):
-            self.network.send(target.name, "p", partial(self._at_source, link, answer))
+            self._answer(link, answer, life)
 
     def _bind(self, target: Target) -> None:
         while target.waiting and LAYOUT.num_blocks(target.waiting[0].num_tokens) <= target.free_blocks:
@@ -219,7 +279,7 @@ class Cluster:
         link = self.links[target.name]
         match action:
             case ev.Send(message):
-                self.network.send(target.name, "p", partial(self._at_source, link, message))
+                self._answer(link, message, end.life)
             case ev.BindBlocks():
                 target.waiting.append(end)
                 self._bind(target)

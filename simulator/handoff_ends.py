@@ -25,17 +25,19 @@ class End:
     num_releases: int = 0
     timer: Timer | None = None
     is_dead: bool = False  # with its worker
+    life: int = 0  # of the source worker that it belongs to, or expects
+    clock_s: float = 0.0  # its worker's clock, less the world's: no two workers agree on the time
 
     def tell(self, event: Any) -> None:
         """Let the machine take an event; perform what it asks; set the timer anew."""
         if self.is_dead:
             return
-        for action in self.machine.advance(event, self.world.now):
+        for action in self.machine.advance(event, self.world.now + self.clock_s):
             self.perform(self, action)
         deadline = self.machine.next_deadline
         if self.timer is not None:
             self.timer.cancel()
-        self.timer = None if deadline is None else self.world.at(deadline, lambda: self.tell(ev.Tick()))
+        self.timer = None if deadline is None else self.world.at(deadline - self.clock_s, lambda: self.tell(ev.Tick()))
 
     def soon(self, event: Any, delay_s: float = 0.01) -> None:
         """Tell it, but not from within what it asked for."""
@@ -48,6 +50,7 @@ class Target:
 
     name: str
     free_blocks: int
+    clock_s: float = 0.0  # see End
     is_alive: bool = True
     ends: dict[tuple[str, int], End] = field(default_factory=dict)
     waiting: list[End] = field(default_factory=list)

@@ -97,7 +97,7 @@ class ModelLink:
         self._posted.popleft()
         now = self._cluster.world.now
         assert source.holds_blocks, "read after release"
-        source.tell(ev.LinkSent(sent.epoch, sent.group, started_at, now))
+        source.tell(ev.LinkSent(sent.epoch, sent.group, started_at + source.clock_s, now + source.clock_s))
         if end is not None and not receive.discard:
             self._land(source, sent, receive, end)
         self._pump()

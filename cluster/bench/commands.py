@@ -64,6 +64,14 @@ class ModelledPrefill(StrEnum):
     COMPUTES = "computes"
 
 
+class Part(StrEnum):
+    """What is compared with the simulator."""
+
+    MODELLED = "modelled"
+    ENGINE = "engine"
+    BOTH = "both"
+
+
 def _whole_numbers(text: str) -> tuple[int, ...]:
     values = [part.strip() for part in text.split(",")]
     if not all(value.isascii() and value.isdigit() and 0 < int(value) <= 4096 for value in values):
@@ -193,9 +201,14 @@ def gateway(
 @app.command()
 def transfer(
     link: Annotated[str, typer.Option(help="gloo,shm, or all that this machine has")] = "all",
-    codec: Annotated[str, typer.Option(help="raw,int8,fp8,int4,int2, or all")] = "raw",
-    sizes: Annotated[str, typer.Option("--bytes", help="KV of one request: 1MiB,1GiB; - for none")] = "1MiB,64MiB",
-    tokens: Annotated[int, typer.Option(help="a request of so many tokens too; 0: none", min=0, max=2**24)] = 2048,
+    codec: Annotated[str | None, typer.Option(help="raw,int8,fp8,int4,int2, or all; raw")] = None,
+    sizes: Annotated[
+        str | None, typer.Option("--bytes", help="KV of one request, such as 1MiB,1GiB; - for none; 1MiB,64MiB")
+    ] = None,
+    tokens: Annotated[
+        int | None, typer.Option(help="a request of so many tokens too; 0: none; 2048", min=0, max=2**24)
+    ] = None,
+    tp: Annotated[str | None, typer.Option(help="tensor-parallel ranks of source:target: 1:1,2:4; 1:1")] = None,
     layers: Annotated[int, typer.Option(help="of the model", min=1, max=4096)] = 16,
     kv_heads: Annotated[int, typer.Option(help="of each layer", min=1, max=4096)] = 8,
     head_dim: Annotated[int, typer.Option(help="of each head", min=1, max=4096)] = 128,
@@ -203,7 +216,7 @@ def transfer(
     block_tokens: Annotated[int, typer.Option(help="of each block", min=1, max=4096)] = 16,
     streaming: Annotated[Switch, typer.Option(help="send layer groups as they are computed")] = Switch.BOTH,
     digest: Annotated[Switch, typer.Option(help="check every chunk on arrival")] = Switch.BOTH,
-    limit_bytes_per_s: Annotated[str, typer.Option(help="of the link: none,1GB,100MB")] = "none",
+    limit_bytes_per_s: Annotated[str | None, typer.Option(help="of the link: none,1GB,100MB; none")] = None,
     produced_bytes_per_s: Annotated[
         str | None, typer.Option(help="KV that a modelled prefill produces; half of what the link can do", metavar="N")
     ] = None,
@@ -216,29 +229,64 @@ def transfer(
     ] = None,
     runs: Annotated[int, typer.Option(help="alternated, after one to warm up", min=1, max=1000)] = 5,
     codec_errors: Annotated[bool, typer.Option("--codec-errors", help="what codecs change in the demo model")] = False,
+    full: Annotated[bool, typer.Option("--full", help="every codec, size, limit and number of ranks: long")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """KV moved between two workers of this machine, beside what their link can do with one piece of memory."""
+    """KV moved between two workers of this machine, beside what their link can do with one piece of memory.
+
+    Without --codec, --bytes, --tokens, --tp and --limit-bytes-per-s: a little of each, within three minutes on two
+    cores. With any of them: every combination of what they name, and of what is usual for those that are not given.
+    """
     silence_grpc()
-    from twinpool.cluster.bench.transfer_command import run_transfer
+    from twinpool.cluster.bench.transfer_command import Asked, run_transfer
     from twinpool.model.kv_layout import KVLayout
 
-    if tokens % block_tokens:
+    if tokens is not None and tokens % block_tokens:
         raise typer.BadParameter(f"--tokens: {tokens} are not whole blocks of {block_tokens}")
     run_transfer(
         KVLayout(layers, kv_heads, block_tokens, head_dim, str(dtype), model="bench"),
+        Asked(codec, sizes, tokens, limit_bytes_per_s, tp),
         links=link,
-        codecs=codec,
-        sizes=sizes,
-        tokens=tokens,
+        full=full,
         digests=digest.states,
         streaming=streaming.states,
-        limits=limit_bytes_per_s,
         produced=produced_bytes_per_s,
         computes=prefill is ModelledPrefill.COMPUTES,
         chunk_tokens=chunk_tokens,
         layers_per_group=layers_per_group or -(-layers // 4),
         runs=runs,
         codec_errors=codec_errors,
+        as_json=as_json,
+    )
+
+
+@app.command()
+def parity(
+    part: Annotated[Part, typer.Option(help="what is run live beside the simulator")] = Part.BOTH,
+    shape: Annotated[str, typer.Option(help="of the modelled part")] = "modelled:a100-13b",
+    model: Annotated[Path | None, typer.Option(help="of the engine part; the demo's", metavar="DIR")] = None,
+    pools: Annotated[str, typer.Option(help="prefill+decode workers, one after the other")] = "1+1,2+2",
+    policies: Annotated[str, typer.Option(help="of the router, one after the other")] = "slo,least_loaded",
+    loads: Annotated[str, typer.Option(help="shares of the rate at which 90 % still meet their goals")] = "0.5,0.8",
+    runs: Annotated[int, typer.Option(help="of each live measurement", min=1, max=100)] = 3,
+    duration: Annotated[float, typer.Option(help="seconds in which requests arrive", min=1.0, max=3600)] = 20.0,
+    seed: SeedOption = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """A live cluster and the simulated one from the same YAML and trace: how far apart are they?"""
+    silence_grpc()
+    from twinpool.cluster.bench.parity_command import run_parity
+
+    run_parity(
+        parts=("modelled", "engine") if part is Part.BOTH else (str(part),),
+        shape=shape,
+        model=model,
+        pools=pools,
+        policies=policies,
+        loads=loads,
+        runs=runs,
+        duration_s=duration,
+        seed=seed,
+        folder=folder(),
         as_json=as_json,
     )

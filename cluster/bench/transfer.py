@@ -5,7 +5,8 @@ Knows which measurement follows which; the processes take the times, and transfe
 
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -14,6 +15,7 @@ from twinpool.cluster.bench.transfer_case import (
     MEASURED_LINKS,
     Case,
     Grouping,
+    Shapes,
     choose_cases,
     describe_chunks,
 )
@@ -23,13 +25,15 @@ from twinpool.cluster.bench.transfer_rows import Handover, Round, add_crossovers
 from twinpool.core.errors import Internal, SpecError
 from twinpool.kv_transfer.codec import CodecName, is_lossless
 from twinpool.kv_transfer.codec_policy import possible_codecs
+from twinpool.kv_transfer.rank_groups import RankGroups
+from twinpool.kv_transfer.rank_shape import WorkerShape
 from twinpool.model.kv_layout import KVLayout
 
 Values = dict[str, Any]
 COLUMNS = (
-    *("link", "codec", "digest", "streaming", "limiter", "bytes", "gb_per_s", "raw_gb_per_s", "fraction_of_raw"),
-    *("fraction_spread.min", "fraction_spread.max", "handover_ms_p50", "beyond_wire_ms_p50", "hidden_share"),
-    "digest_ratio",
+    *("link", "codec", "digest", "streaming", ("source_tp", "from tp"), ("target_tp", "to tp"), "limiter", "bytes"),
+    *("gb_per_s", "raw_gb_per_s", "fraction_of_raw", ("fraction_spread.min", "min"), ("fraction_spread.max", "max")),
+    *("handover_ms_p50", "beyond_wire_ms_p50", "hidden_share", ("descriptors.chunks", "chunks"), "digest_ratio"),
 )
 CROSSOVER_COLUMNS = ("ratio_to_raw_codec", "pays_below_gb_per_s")
 PRODUCED_SHARE = 0.5  # of the raw bandwidth: what a modelled prefill produces when no rate is given
@@ -49,6 +53,7 @@ class TransferOptions:
     digests: tuple[bool, ...] = (True, False)
     streaming: tuple[bool, ...] = (True, False)
     limits: tuple[int | None, ...] = (None,)
+    shapes: tuple[Shapes, ...] = ((1, 1),)
     chunk_tokens: int = 512
     layers_per_group: int = 4
     produced_bytes_per_s: float | None = None
@@ -56,8 +61,21 @@ class TransferOptions:
     runs: int = 5
 
     @property
+    def memory_bytes(self) -> int:
+        """What the pools of both workers take; the KV in several ranks lies beside that in one."""
+        held = [2 * max(self.sizes)]
+        for pair in self.shapes:
+            copies = sum(tp // min(tp, self.layout.num_kv_heads) for tp in pair if tp > 1)
+            held.append(held[0] + copies * max(self.sizes))
+        return max(held)
+
+    @property
     def grouping(self) -> Grouping:
         return Grouping(self.chunk_tokens, self.layers_per_group)
+
+    def groups(self, shapes: Shapes) -> RankGroups:
+        """What moves between workers of so many tensor-parallel ranks. Raises ValueError where they do not go."""
+        return RankGroups.between(self.layout, WorkerShape(shapes[0]), WorkerShape(shapes[1]))
 
     def num_tokens(self, size: int) -> int:
         """Of the request whose KV has that size, or just less: whole blocks."""
@@ -70,40 +88,51 @@ def check_options(options: TransferOptions) -> None:
     for size in options.sizes:
         if size < layout.block_bytes:
             raise SpecError(f"--bytes: {size} are under one block of this shape, {layout.block_bytes} bytes")
-    for codec in options.codecs:
+    for shapes in options.shapes:
         try:
-            possible_codecs(codec, layout)
+            wires = options.groups(shapes).wire_layouts
         except ValueError as error:
-            raise SpecError(f"--codec: {str(error).removeprefix('transfer.codec: ')}") from None
-    needed, available = 2 * max(options.sizes), _available_bytes()
+            raise SpecError(f"--tp: {error}") from None
+        for codec, wire in product(options.codecs, (layout, *wires)):
+            try:
+                possible_codecs(codec, wire)
+            except ValueError as error:
+                raise SpecError(f"--codec: {str(error).removeprefix('transfer.codec: ')}") from None
+    needed, available = options.memory_bytes, _available_bytes()
     if needed > available:
-        raise SpecError(f"--bytes: two pools for the largest take {needed} bytes; {available} are available here")
+        raise SpecError(f"--bytes: pools for the largest take {needed} bytes; {available} are available here")
 
 
-def bench_transfer(options: TransferOptions, tell: Callable[[str], object]) -> list[Values]:
+def bench_transfer(plans: Sequence[TransferOptions], tell: Callable[[str], object]) -> list[Values]:
     """Measure everything that can be measured here; ``tell`` hears of what cannot, and why.
+
+    Args:
+        plans: all of one layout; each is measured as the product of what it names.
 
     Raises:
         SpecError: nothing of what is asked for can be measured anywhere, or not with so much memory.
         Internal: a process failed, or KV arrived changed.
     """
-    check_options(options)
-    sets, passed = choose_cases(options.links, options.codecs, options.digests, options.limits)
-    for sentence in passed:
+    for options in plans:
+        check_options(options)
+    found = [choose_cases(p.links, p.codecs, p.digests, p.limits, p.shapes) for p in plans]
+    for sentence in dict.fromkeys(sentence for _, passed in found for sentence in passed):
         tell(f"not measured: {sentence}")
-    if not sets:
+    if not any(sets for sets, _ in found):
         raise Internal("nothing that was asked for can be measured here")
-    layout = options.layout
-    num_blocks = max(options.num_tokens(size) for size in options.sizes) // layout.block_tokens
+    layout = plans[0].layout
+    num_blocks = max(plan.num_tokens(size) for plan in plans for size in plan.sizes) // layout.block_tokens
     setup = {"layout": asdict(layout), "num_blocks": num_blocks}
     rows: list[Values] = []
     with running(("source", "target"), setup) as (source, target):
-        bench = _Bench(options, source, target)
-        for cases in sets:
-            if cases[0].link == "shm" and None in (source.told["fd"], target.told["fd"]):
-                tell("not measured: shm: this machine has no memory that processes can share by descriptor")
-                continue
-            rows += bench.measure(cases)
+        has_no_shm = None in (source.told["fd"], target.told["fd"])
+        if has_no_shm and any(cases[0].link == "shm" for sets, _ in found for cases in sets):
+            tell("not measured: shm: this machine has no memory that processes can share by descriptor")
+        for options, (sets, _) in zip(plans, found, strict=True):
+            bench = _Bench(options, source, target)
+            for cases in sets:
+                if not (has_no_shm and cases[0].link == "shm"):
+                    rows += bench.measure(cases)
     add_crossovers(rows)
     return rows
 
@@ -158,7 +187,7 @@ class _Bench:
         rounds: dict[tuple[Case, bool], list[Round]],
     ) -> Values:
         layout = self._options.layout
-        plain = rounds.get((Case(case.link, case.codec, False, case.limit_bytes_per_s), streaming))
+        plain = rounds.get((replace(case, digest=False), streaming))
         kv_bytes = num_tokens * layout.token_bytes
         spans = self._options.grouping.spans(layout, num_tokens, streaming=streaming)
         block_ids = self._source.told["block_ids"]
@@ -167,15 +196,21 @@ class _Bench:
             "codec": case.codec,
             "digest": case.digest,
             "streaming": streaming,
-            "source_tp": 1,
-            "target_tp": 1,
+            "source_tp": case.source_tp,
+            "target_tp": case.target_tp,
             "limiter": case.limit_bytes_per_s,
             "bytes": kv_bytes,
             "tokens": num_tokens,
             **row_of(kv_bytes, rounds[case, streaming], plain if case.digest else None),
             "produced_gb_per_s": produced_bytes_per_s / 1e9,
             "prefill": "computes" if self._options.computes else "waits",
-            "descriptors": describe_chunks(spans, layout, block_ids, case.codec, num_tokens),
+            "descriptors": describe_chunks(
+                spans,
+                self._options.groups((case.source_tp, case.target_tp)),
+                block_ids,
+                case.codec,
+                num_tokens,
+            ),
         }
 
     def _round(self, case: Case, streaming: bool, num_tokens: int, raw_s: float, prefill: Values) -> Round:
@@ -219,13 +254,14 @@ class _Bench:
 
     def _check_arrival(self, cases: Sequence[Case], num_tokens: int) -> None:
         """Every lossless case first proves that it moves the very bytes; the target has none of them before."""
-        sent = self._source.ask("digest", num_tokens=num_tokens)["digest"]
+        asked = {"num_tokens": num_tokens, "tensor_parallel": 1}
+        sent = self._source.ask("digest", **asked)["digest"]
         for case in cases:
             if not is_lossless(CodecName(case.codec)):
                 continue
             self._target.ask("clear")
             self._hand_over(case, False, num_tokens, None)
-            if self._target.ask("digest", num_tokens=num_tokens)["digest"] != sent:
+            if self._target.ask("digest", **asked | {"tensor_parallel": case.target_tp})["digest"] != sent:
                 raise Internal(f"{case.name}: what arrived is not what was sent")
 
     # --- Raw --------------------------------------------------------------------------------------------------------

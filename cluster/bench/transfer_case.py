@@ -6,23 +6,25 @@ Pure arithmetic. Knows no process, no link and no clock.
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from twinpool.core.errors import SpecError
 from twinpool.core.spec_fields import UNITS
-from twinpool.kv_transfer.chunks import cut_group
 from twinpool.kv_transfer.codec import CodecName
 from twinpool.kv_transfer.codec_policy import COPIED_KINDS
 from twinpool.kv_transfer.coding import Coding
 from twinpool.kv_transfer.link import CHUNK_BYTES
 from twinpool.kv_transfer.plan import Span, layer_groups, spans_of_chunk
-from twinpool.kv_transfer.reshard import HeadSpan
+from twinpool.kv_transfer.rank_groups import RankGroups
 from twinpool.kv_transfer.runs import contiguous_runs
 from twinpool.model.kv_layout import KVLayout
 
 MEASURED_LINKS = ("gloo", "shm")  # what `all` stands for, as far as it works here
 LIMITED_LINKS = frozenset({"gloo"})  # links with a wire that a limiter can stand on
 NO_LIMIT = "none"
+Shapes = tuple[int, int]  # tensor-parallel ranks of source and target
+MAX_TP = 64
 MIN_LIMIT = 1_000_000  # bytes/s: below, single chunks would outlast the deadlines of the handoff
 
 
@@ -34,10 +36,17 @@ class Case:
     codec: str = "raw"
     digest: bool = True
     limit_bytes_per_s: int | None = None
+    source_tp: int = 1  # tensor-parallel ranks
+    target_tp: int = 1
 
     @property
     def name(self) -> str:
-        return f"{self.link}/{self.codec}/{'digest' if self.digest else 'plain'}/{self.limit_bytes_per_s or NO_LIMIT}"
+        digest, limit = "digest" if self.digest else "plain", self.limit_bytes_per_s or NO_LIMIT
+        return f"{self.link}/{self.codec}/{digest}/{limit}/{self.source_tp}:{self.target_tp}"
+
+    @property
+    def is_of_single_ranks(self) -> bool:
+        return (self.source_tp, self.target_tp) == (1, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +96,22 @@ def parse_limits(text: str) -> tuple[int | None, ...]:
     return tuple(limits)
 
 
+def parse_shapes(text: str) -> tuple[Shapes, ...]:
+    """``"1:1,2:4"`` as ((1, 1), (2, 4)): tensor-parallel ranks of source and target.
+
+    Raises:
+        SpecError: one is no such pair.
+    """
+    shapes = []
+    for part in split(text):
+        match = re.fullmatch(r"([0-9]{1,2}):([0-9]{1,2})", part, re.ASCII)
+        pair = (int(match[1]), int(match[2])) if match else (0, 0)
+        if not all(0 < number <= MAX_TP for number in pair):
+            raise SpecError(f"--tp: must be ranks of source and target such as 1:2, not {part[:60]!r}")
+        shapes.append(pair)
+    return tuple(shapes)
+
+
 def split(text: str) -> list[str]:
     """The parts of a comma-separated list, each once."""
     return list(dict.fromkeys(part.strip() for part in text.split(",")))
@@ -108,9 +133,16 @@ def parse_codecs(text: str) -> tuple[str, ...]:
 
 
 def choose_cases(
-    links: Iterable[str], codecs: Sequence[str], digests: Sequence[bool], limits: Sequence[int | None]
+    links: Iterable[str],
+    codecs: Sequence[str],
+    digests: Sequence[bool],
+    limits: Sequence[int | None],
+    shapes: Sequence[Shapes] = ((1, 1),),
 ) -> tuple[list[list[Case]], list[str]]:
-    """The cases in sets that are measured turn by turn, one for each link and limiter; and what cannot be, and why."""
+    """The cases in sets that are measured turn by turn, one for each link, limiter and pair of shapes.
+
+    And what cannot be measured, and why.
+    """
     sets: list[list[Case]] = []
     passed: list[str] = []
     for link in links:
@@ -121,27 +153,34 @@ def choose_cases(
             if limit is not None and link not in LIMITED_LINKS:
                 passed.append(f"{link} at {limit} bytes/s: a memory copy has no wire to limit")
             elif coded:
-                sets.append([Case(link, codec, digest, limit) for codec in coded for digest in digests])
+                sets += [
+                    [Case(link, codec, digest, limit, *pair) for codec in coded for digest in digests]
+                    for pair in shapes
+                ]
     return sets, passed
 
 
 def describe_chunks(
-    spans: Sequence[Span], layout: KVLayout, block_ids: Sequence[int], codec: str, num_tokens: int
+    spans: Sequence[Span], groups: RankGroups, block_ids: Sequence[int], codec: str, num_tokens: int
 ) -> dict[str, Any]:
     """How many descriptors a request takes, and its bytes on the link.
 
-    ``groups`` are announcements on the control channel, ``chunks`` what the link moves one by one, ``runs`` the pieces
-    that are contiguous in the source's pool.
+    ``groups`` are announcements on the control channel, ``links`` those between two ranks that take part, ``chunks``
+    what these move one by one, ``runs`` the pieces that are contiguous in the pools of the source's ranks.
     """
-    coding = Coding.of(CodecName(codec), num_tokens)
-    chunks = [chunk for span in spans for chunk in cut_group(span, layout, CHUNK_BYTES)]
-    runs = 0
-    for chunk in chunks:
-        ids = block_ids[chunk.first_block : chunk.end_block]
-        runs += len(contiguous_runs(HeadSpan(chunk, 0, layout.num_kv_heads), layout, ids))
+    coding, model = Coding.of(CodecName(codec), num_tokens), groups.model
+    chunks = runs = link_bytes = 0
+    for span, route in product(spans, groups.routes):
+        layout = groups.source_layouts[route.source.rank]
+        for chunk in route.chunks(span, 0, model, CHUNK_BYTES):
+            ids = block_ids[chunk.of_model.span.first_block : chunk.of_model.span.end_block]
+            chunks += 1
+            runs += len(contiguous_runs(chunk.at_source, layout, ids))
+            link_bytes += coding.num_bytes(chunk.of_model.span, route.wire_layout(model))
     return {
         "groups": len(spans),
-        "chunks": len(chunks),
+        "links": len(groups.links),
+        "chunks": chunks,
         "runs": runs,
-        "link_bytes": sum(coding.num_bytes(chunk, layout) for chunk in chunks),
+        "link_bytes": link_bytes,
     }

@@ -39,7 +39,7 @@ class CaseEnd(worker_pb2_grpc.WorkerServiceServicer):
     def __init__(self, role: str, case: Case, cache: KVCache, block_ids: Sequence[int]) -> None:
         self._cache = cache
         self._block_ids = block_ids
-        self._links = make_links(case.link, cache, digest=case.digest, limit_bytes_per_s=case.limit_bytes_per_s)
+        self._links = make_links(case, cache)
         self._server = grpc.aio.server(options=worker_server_options())
         worker_pb2_grpc.add_WorkerServiceServicer_to_server(self, self._server)  # type: ignore[no-untyped-call]
         port = self._server.add_insecure_port(f"{HOST}:0")

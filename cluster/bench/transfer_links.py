@@ -11,11 +11,16 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
+from twinpool.cluster.bench.transfer_case import Case
+from twinpool.cluster.bench.transfer_rank_links import RankLinks
+from twinpool.cluster.bench.transfer_ranks import RankedPool
 from twinpool.kv_transfer.gloo import GlooLinks
 from twinpool.kv_transfer.group_links import SOURCE
 from twinpool.kv_transfer.header import Bytes
 from twinpool.kv_transfer.link import LinkError, LinkEvents, Links, ReceiveLink, SendLink, Ticket
 from twinpool.kv_transfer.link_thread import Wait, Wire
+from twinpool.kv_transfer.rank_groups import RankGroups
+from twinpool.kv_transfer.rank_shape import WorkerShape
 from twinpool.kv_transfer.shm import ShmLinks
 from twinpool.model.kv_layout import KVCache
 
@@ -27,17 +32,19 @@ Times = tuple[float, float]  # began, ended, by time.monotonic
 
 
 class TokenBucket:
-    """When bytes have passed a link of a given rate. Pure: time is an argument."""
+    """When bytes have passed a link of a given rate. Time is an argument; from any thread."""
 
     def __init__(self, bytes_per_s: float, burst_bytes: float = 0.0) -> None:
+        self._lock = threading.Lock()
         self._bytes_per_s = bytes_per_s
         self._burst_s = burst_bytes / bytes_per_s
         self._free_at_s = float("-inf")
 
     def take(self, num_bytes: int, now_s: float) -> float:
         """Bytes are posted behind all those before; returns when the last of them has passed, ``now_s`` at least."""
-        self._free_at_s = max(self._free_at_s, now_s - self._burst_s) + num_bytes / self._bytes_per_s
-        return max(now_s, self._free_at_s)
+        with self._lock:
+            self._free_at_s = max(self._free_at_s, now_s - self._burst_s) + num_bytes / self._bytes_per_s
+            return max(now_s, self._free_at_s)
 
 
 class PacedWire:
@@ -83,17 +90,17 @@ class PacedWire:
 
 
 class LimitedGlooLinks(GlooLinks):
-    """Gloo links that let through so many bytes each second."""
+    """Gloo links that let through what a bucket lets through, which they may share."""
 
-    def __init__(self, cache: KVCache, host: str, bytes_per_s: int, *, digest: bool) -> None:
+    def __init__(self, cache: KVCache, host: str, bucket: TokenBucket, *, digest: bool) -> None:
         super().__init__(cache, host, digest=digest, chunk_timeout_s=LIMITED_TIMEOUT_S)
-        self._bytes_per_s = bytes_per_s
+        self._bucket = bucket
 
     def _connect(self, store: Any, rank: int, closing: threading.Event) -> Any:
         wire = super()._connect(store, rank, closing)
         if rank != SOURCE:
             return wire
-        return PacedWire(wire, TokenBucket(self._bytes_per_s, BURST_BYTES))
+        return PacedWire(wire, self._bucket)
 
 
 class _MeteredEvents:
@@ -130,16 +137,26 @@ class MeteredLinks:
         return self._links.dial(ticket, _MeteredEvents(events, self.times))
 
 
-def make_links(kind: str, cache: KVCache, *, digest: bool, limit_bytes_per_s: int | None) -> MeteredLinks:
-    """The links of a case, as a worker on this host makes them.
+def make_links(case: Case, pool: KVCache) -> MeteredLinks:
+    """The links of a case, as a worker on this host makes them: one, or one for each pair of ranks.
 
     Raises:
         ValueError: this process cannot have such links.
     """
-    if limit_bytes_per_s is not None:
-        return MeteredLinks(LimitedGlooLinks(cache, HOST, limit_bytes_per_s, digest=digest))
+    limit = case.limit_bytes_per_s
+    bucket = None if limit is None else TokenBucket(limit, BURST_BYTES)
+    if case.is_of_single_ranks:
+        return MeteredLinks(_make_one(case, pool, bucket))
+    groups = RankGroups.between(pool.layout, WorkerShape(case.source_tp), WorkerShape(case.target_tp))
+    caches = pool.ranks if isinstance(pool, RankedPool) else [pool]
+    return MeteredLinks(RankLinks(groups, [_make_one(case, cache, bucket) for cache in caches]))
+
+
+def _make_one(case: Case, cache: KVCache, bucket: TokenBucket | None) -> Links:
+    if bucket is not None:
+        return LimitedGlooLinks(cache, HOST, bucket, digest=case.digest)
     makers: dict[str, Callable[[], Links]] = {
-        "gloo": lambda: GlooLinks(cache, HOST, digest=digest),
-        "shm": lambda: ShmLinks(cache, digest=digest),
+        "gloo": lambda: GlooLinks(cache, HOST, digest=case.digest),
+        "shm": lambda: ShmLinks(cache, digest=case.digest),
     }
-    return MeteredLinks(makers[kind]())
+    return makers[case.link]()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Generic, TypeVar
 
-from twinpool.kv_transfer.link import Group, Link, LinkEvents, Links, ReceiveLink, SendLink, Ticket
+from twinpool.kv_transfer.link import Group, Link, LinkError, LinkEvents, Links, ReceiveLink, SendLink, Ticket
 from twinpool.kv_transfer.rank_groups import RankGroups, Ranks
 
 End = TypeVar("End", bound=Link)
@@ -36,7 +36,12 @@ class RankLinks:
         ends: dict[Ranks, ReceiveLink] = {}
         tickets: list[tuple[str, int, str]] = []
         for ranks in self._groups.links:
-            ends[ranks], ticket = self._links[ranks[1]].listen(_PartEvents(joined))
+            try:
+                ends[ranks], ticket = self._links[ranks[1]].listen(_PartEvents(joined))
+            except LinkError:
+                for end in ends.values():
+                    end.close()
+                raise
             tickets.append((ticket.host, ticket.port, ticket.secret.hex()))
         return JoinedReceiveLink(self._groups, ends, joined), Ticket(json.dumps(tickets), 0, b"")
 
@@ -65,7 +70,7 @@ class _JoinedLink(Generic[End]):
 
     def join(self, timeout_s: float) -> bool:
         """See Link."""
-        return all([end.join(timeout_s) for end in self._ends.values()])
+        return all(end.join(timeout_s) for end in self._ends.values())
 
 
 class JoinedSendLink(_JoinedLink[SendLink]):

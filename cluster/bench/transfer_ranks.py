@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from twinpool.kv_transfer.header import Bytes
 from twinpool.kv_transfer.rank_shape import RankShare, WorkerShape, shares_of
 from twinpool.model.kv_cache import TorchKVCache
-from twinpool.model.kv_layout import HeadRange, KVLayout
+from twinpool.model.kv_layout import HeadRange, KVLayout, SharedKV
 from twinpool.model.kv_part import view_part
 
 
@@ -19,11 +20,10 @@ class RankedPool:
     Memory starts as zeros. Raises SpecError when it cannot be had.
     """
 
-    shared = None  # each rank's own is
-
     def __init__(self, layout: KVLayout, tensor_parallel: int, num_blocks: int) -> None:
         self.layout = layout
         self.num_blocks = num_blocks
+        self.shared: SharedKV | None = None  # each rank's own is
         self.shape = WorkerShape(tensor_parallel)
         self.shares = shares_of(self.shape, layout)
         self.ranks = [TorchKVCache(share.layout(layout), num_blocks, shared=True) for share in self.shares]
@@ -42,6 +42,10 @@ class RankedPool:
             data = np.empty(part.size, dtype=np.uint8)
             rank.gather(first_layer - share.first_layer, end_layer - share.first_layer, block_ids, data)
             part[...] = data.reshape(part.shape)
+
+    def write(self, block: int, data: Bytes) -> None:
+        """Write all of one block, given as a single rank would have it."""
+        self.scatter(0, self.layout.num_layers, np.array([block]), data)
 
     def scatter(
         self, first_layer: int, end_layer: int, block_ids: np.ndarray, data: np.ndarray, heads: HeadRange | None = None

@@ -153,4 +153,4 @@ def _but_limiter(row: Values) -> tuple[Any, ...]:
 
 
 def _but_both(row: Values) -> tuple[Any, ...]:
-    return tuple(row[name] for name in ("link", "digest", "streaming", "bytes"))
+    return tuple(row[name] for name in ("link", "digest", "streaming", "bytes", "source_tp", "target_tp"))

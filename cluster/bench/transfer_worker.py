@@ -19,12 +19,13 @@ from twinpool.cluster.bench.transfer_case import Case, Grouping
 from twinpool.cluster.bench.transfer_end import CaseEnd
 from twinpool.cluster.bench.transfer_links import HOST
 from twinpool.cluster.bench.transfer_prefill import Prefill, measure_unit_s, start_thread
+from twinpool.cluster.bench.transfer_ranks import RankedPool
 from twinpool.cluster.bench.transfer_raw import RawCopy, RawGloo
 from twinpool.core.errors import TwinpoolError
 from twinpool.core.messages import WorkerAddress
-from twinpool.kv_transfer.header import data_digest
+from twinpool.kv_transfer.header import Bytes, data_digest
 from twinpool.model.kv_cache import TorchKVCache
-from twinpool.model.kv_layout import KVLayout
+from twinpool.model.kv_layout import KVCache, KVLayout
 
 Values = dict[str, Any]
 SAMPLE_BLOCKS = 4  # blocks of random values, of which those of the pool are windows
@@ -41,6 +42,7 @@ class Worker:
         seed = 0 if role == "source" else 1
         self.block_ids: list[int] = np.random.default_rng(seed).permutation(num_blocks).tolist()
         self._fill(touch_only=role != "source")
+        self._ranked: RankedPool | None = None  # beside ``_cache``, the same KV in several ranks
         self._ends: dict[str, CaseEnd] = {}
         self._gloo: RawGloo | None = None
         self._copy: RawCopy | None = None
@@ -111,12 +113,31 @@ class Worker:
 
     async def open(self, case: Values) -> Values:
         made = Case(**case)
-        end = self._ends[made.name] = CaseEnd(self._role, made, self._cache, self.block_ids)
+        pool = self._pool(made.source_tp if self._role == "source" else made.target_tp)
+        end = self._ends[made.name] = CaseEnd(self._role, made, pool, self.block_ids)
         await end.start()
         return {"address": asdict(end.address)}
 
+    def _pool(self, tensor_parallel: int) -> KVCache:
+        """The KV, in so many ranks; one number of ranks at a time beside 1."""
+        if tensor_parallel == 1:
+            return self._cache
+        if self._ranked is None or self._ranked.shape.tensor_parallel != tensor_parallel:
+            self._ranked = RankedPool(self._layout, tensor_parallel, self._cache.num_blocks)
+            if self._role == "source":
+                for block in range(self._cache.num_blocks):
+                    self._ranked.write(block, self._read(self._cache, block))
+        return self._ranked
+
+    def _read(self, pool: KVCache, block: int) -> Bytes:
+        out = np.empty(self._layout.block_bytes, dtype=np.uint8)
+        pool.gather(0, self._layout.num_layers, np.array([block], dtype=np.int64), out)
+        return out
+
     async def close(self, name: str) -> Values:
         await self._ends.pop(name).close()
+        if not self._ends:
+            self._ranked = None
         return {}
 
     async def expect(self, name: str, request_id: str, num_tokens: int, source: Values) -> Values:
@@ -163,19 +184,18 @@ class Worker:
         seconds = [span.num_bytes(self._layout) / bytes_per_s for span in spans]
         return Prefill(seconds, self._unit_s if computes else None)
 
-    async def digest(self, num_tokens: int) -> Values:
-        """Of a request's KV as it lies here."""
-        ids = np.array(self.block_ids[: self._layout.num_blocks(num_tokens)], dtype=np.int64)
-        digests = bytearray()
-        for first in range(len(ids)):
-            out = np.empty(self._layout.block_bytes, dtype=np.uint8)
-            self._cache.gather(0, self._layout.num_layers, ids[first : first + 1], out)
-            digests += data_digest(out)
+    async def digest(self, num_tokens: int, tensor_parallel: int) -> Values:
+        """Of a request's KV as it lies here, in the order of the model."""
+        pool, digests = self._pool(tensor_parallel), bytearray()
+        for block in self.block_ids[: self._layout.num_blocks(num_tokens)]:
+            digests += data_digest(self._read(pool, block))
         return {"digest": data_digest(np.frombuffer(bytes(digests), dtype=np.uint8)).hex()}
 
     async def clear(self) -> Values:
         """Forget all KV."""
         self._memory[:] = 0
+        if self._ranked is not None:
+            self._ranked.clear()
         return {}
 
     async def stop(self) -> None:

@@ -23,11 +23,11 @@ from twinpool.cluster.profile_file import write_profile
 from twinpool.core.errors import SpecError
 from twinpool.core.messages import Role, WorkerConfig
 from twinpool.model.shape import ModelShape, load_shape
-from twinpool.router.latency_profile import VERSION, LatencyProfile, kind_name
+from twinpool.router.latency_profile import LatencyProfile, kind_name
 
 Values = dict[str, Any]
 GRID_S, QUICK_GRID_S = 55.0, 9.0  # for all kinds of workers together
-ROUNDS, QUICK_ROUNDS = 3, 2
+ROUNDS, QUICK_ROUNDS = 5, 3
 REPEATS, QUICK_REPEATS = 7, 3
 SEED = 0
 
@@ -37,7 +37,7 @@ class ProfileOptions:
     """How much is measured."""
 
     grid_s: float = GRID_S
-    rounds: int = ROUNDS  # of the grid, at most, beside one to warm up
+    rounds: int = ROUNDS  # of the grid, at most
     repeats: int = REPEATS  # of each size of handoff
     quick: bool = False
 
@@ -85,7 +85,7 @@ def profile_cluster(spec_path: Path, options: ProfileOptions) -> Measured:
         cost = handoffs.cost if handoffs else None
         kinds[kind_name(worker.role)] = kind_profile(worker.role, found, cost, limits, shape.kv_token_bytes)
     profile = LatencyProfile(
-        version=VERSION,
+        version=1,
         model=config.model,
         machine=_machine(),
         dtype=shape.kv_layout.dtype,

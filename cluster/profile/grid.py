@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil
 
-FULL_STEPS = 16  # steps with the whole batch that a burst aims at
+FULL_STEPS, QUICK_FULL_STEPS = 16, 8  # steps with the whole batch that a burst aims at
 MAX_BURST_TOKENS = 16_384
 
 
@@ -66,7 +66,7 @@ def _prefills(limits: Limits, quick: bool) -> Iterator[Burst]:
     for length in sorted({*_doubling(16, longest, 4 if quick else 2), longest}):
         yield Burst(prompts=(length,))
     if limits.chunk_tokens >= 64:
-        yield Burst(prompts=(limits.chunk_tokens // 4,), copies=8)
+        yield Burst(prompts=(min(limits.chunk_tokens // 4, longest),), copies=8)
 
 
 def _cached(limits: Limits, quick: bool) -> Iterator[Burst]:
@@ -80,10 +80,10 @@ def _cached(limits: Limits, quick: bool) -> Iterator[Burst]:
 
 def _decodes(limits: Limits, quick: bool) -> Iterator[Burst]:
     for batch in _doubling(1, min(128, limits.max_running), 4 if quick else 2):
-        longest = limits.max_model_len - 1 - _decode_tokens(limits, batch, limits.max_model_len)
+        longest = limits.max_model_len - 1 - _decode_tokens(limits, batch, limits.max_model_len, quick)
         for context in sorted({*_doubling(32, longest, 8), longest} if not quick else {32, longest // 2}):
             if 0 < context <= longest:
-                yield Burst(batch, context, _decode_tokens(limits, batch, context))
+                yield Burst(batch, context, _decode_tokens(limits, batch, context, quick))
 
 
 def _mixed(limits: Limits, quick: bool) -> Iterator[Burst]:
@@ -95,14 +95,14 @@ def _mixed(limits: Limits, quick: bool) -> Iterator[Burst]:
         prompts = tuple(min(length, limits.max_model_len - 1) for length in lengths)
         beside = sum(ceil(length / (chunk - batch)) + 4 for length in prompts)
         context = min(128, limits.max_model_len // 4)
-        decode_tokens = min(_decode_tokens(limits, batch, context) + beside, limits.max_model_len - 1 - context)
+        decode_tokens = min(_decode_tokens(limits, batch, context, quick) + beside, limits.max_model_len - 1 - context)
         yield Burst(batch, context, decode_tokens, prompts)
 
 
-def _decode_tokens(limits: Limits, batch: int, context: int) -> int:
+def _decode_tokens(limits: Limits, batch: int, context: int, quick: bool) -> int:
     """Tokens of each answer, so that the first to join still decodes a while after the last."""
     joining = ceil(batch * context / max(1, limits.chunk_tokens - batch)) + 2
-    return min(FULL_STEPS + joining, limits.max_model_len // 2)
+    return min((QUICK_FULL_STEPS if quick else FULL_STEPS) + joining, limits.max_model_len // 2)
 
 
 def _doubling(first: int, most: int, factor: int) -> list[int]:

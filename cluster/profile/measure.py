@@ -3,11 +3,12 @@
 Knows bursts and steps; no form, no file.
 """
 
+import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import count
+from itertools import chain, count
 from statistics import median
 
 import numpy as np
@@ -18,7 +19,9 @@ from twinpool.cluster.profile.rows import Row, TimedStep, sum_up
 from twinpool.core.errors import Internal
 
 NUM_PINGS = 20
+NUM_WARM_UP = 4
 PING_TOKENS = 8
+PAUSE_S = 5e-3  # for the worker to fall asleep
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +40,9 @@ class Measurement:
         self._vocab_size = vocab_size
         self._rng = np.random.default_rng(seed)
         self._numbers = count()
-        self._steps: dict[Burst, list[TimedStep]] = defaultdict(list)
-        self._rounds = 0
+        self._runs: dict[Burst, list[list[TimedStep]]] = defaultdict(list)
+        self._token_s = 0.0  # about what a prompt token takes, and a decode step
+        self._step_s = 0.0
 
     def prompt(self, num_tokens: int) -> list[int]:
         """Random tokens."""
@@ -51,50 +55,47 @@ class Measurement:
 
     async def ping(self) -> Ping:
         """Smallest prompts, one at a time."""
-        trips, steps_s = [], []
         await self._probe.take_steps()
+        trips_s = []
         for _ in range(NUM_PINGS):
+            await asyncio.sleep(PAUSE_S)
             answer = self.send(self.prompt(PING_TOKENS), 1)
             await wait_for([answer])
-            (step,) = await self._probe.take_steps()
-            trips.append(answer.token_times_s[0] - answer.sent_s - step.seconds)
-            steps_s.append(step.seconds)
-        return Ping(max(0.0, median(trips) / 2), median(steps_s))
+            trips_s.append(answer.token_times_s[0] - answer.sent_s)
+        await asyncio.sleep(PAUSE_S)
+        steps = await self._probe.take_steps()
+        ways_s = [(trip_s - step.seconds) / 2 for trip_s, step in zip(trips_s, steps, strict=True)]
+        return Ping(max(0.0, median(ways_s)), median(step.seconds for step in steps))
 
     async def run(self, bursts: Sequence[Burst], *, until_s: float, max_rounds: int) -> None:
-        """Run all bursts in turns until ``time.monotonic()`` would pass ``until_s``; a first one of each is warming up.
+        """Run all bursts in turns until ``time.monotonic()`` would pass ``until_s``; a few more, first, to warm up.
 
         Raises:
-            Internal: there was not even time for one prompt.
+            Internal: there was not even time for one of them.
         """
+        for burst in bursts[:NUM_WARM_UP]:
+            self._learn(await self._run_burst(burst))
         cost_s: dict[Burst, float] = {}
-        for _ in range(1 + max_rounds):
+        for _ in range(max_rounds):
             for burst in bursts:
                 begun_s = time.monotonic()
                 if begun_s + cost_s.get(burst, self._predict(burst)) > until_s:
                     continue
                 steps = await self._run_burst(burst)
-                if burst in cost_s:
-                    self._steps[burst] += steps
-                else:
-                    self._steps.setdefault(burst, [])
-                    self._warm(steps)
+                self._learn(steps)
+                self._runs[burst].append(steps)
                 cost_s[burst] = time.monotonic() - begun_s
-            self._rounds += 1
-        if not any(self._steps.values()):
+        if not self._runs:
             raise Internal("there was no time to measure anything: the model is too slow for this grid")
 
-    def _warm(self, steps: list[TimedStep]) -> None:
-        """What the first run of a burst says of those to come."""
+    def _learn(self, steps: list[TimedStep]) -> None:
+        """What a burst says of how long others will take."""
         prefills = [step for step in steps if step.prefill_tokens and not step.batch]
         if prefills:
             self._token_s = sum(step.seconds for step in prefills) / sum(step.prefill_tokens for step in prefills)
         decodes = [step for step in steps if step.batch and not step.prefill_tokens]
         if decodes:
             self._step_s = median(step.seconds for step in decodes)
-
-    _token_s = 0.0
-    _step_s = 0.0
 
     def _predict(self, burst: Burst) -> float:
         return 2 * predict_seconds(burst, self._token_s, self._step_s)
@@ -113,5 +114,8 @@ class Measurement:
         return await self._probe.take_steps()
 
     def rows(self) -> list[Row]:
-        """All that was measured often enough."""
-        return [row for steps in self._steps.values() for row in sum_up(steps, least=min(2, max(1, self._rounds - 1)))]
+        """What was measured; where a burst ran more than once, without what came up in one run only."""
+        rows = []
+        for runs in self._runs.values():
+            rows += sum_up(chain.from_iterable(runs), least=min(2, len(runs)))
+        return rows

@@ -19,11 +19,9 @@ LOOK_EVERY = 256  # requests
 
 
 class RunProgress(Observer):
-    """Shows how far runs are, from two seconds on; nothing where the stream is no terminal or ``is_wanted`` is false."""
+    """Shows how far runs are, from two seconds on; nothing if the stream is no terminal or ``is_wanted`` is false."""
 
-    def __init__(
-        self, stream: IO[str], *, is_wanted: bool = True, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, stream: IO[str], *, is_wanted: bool = True, clock: Callable[[], float] = time.monotonic) -> None:
         self._is_shown = is_wanted and stream.isatty()
         self._clock = clock
         self._begun_s = clock()
@@ -44,6 +42,10 @@ class RunProgress(Observer):
             self._bar.start()
             told = f"{self._label}{self._ended:,} requests, {outcome.end_s:,.0f} s simulated"
             self._bar.update(self._task, description=told, completed=self._ended, total=self._total)
+
+    def end(self) -> None:
+        """Take the bar away, before anything else is printed. Idempotent."""
+        self._bar.stop()
 
     def __enter__(self) -> Self:
         return self

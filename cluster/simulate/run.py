@@ -3,17 +3,18 @@
 Knows the simulator and files; nothing of how a report looks.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, TextIO
 
 from twinpool.cluster.simulate.faults import parse_faults
 from twinpool.cluster.simulate.progress import RunProgress
 from twinpool.core.errors import SpecError
 from twinpool.core.limits import shown
-from twinpool.core.spec_file import read_cluster
+from twinpool.core.spec import ClusterSpec
+from twinpool.core.spec_file import load_cluster
 from twinpool.simulator.cluster import simulate
 from twinpool.simulator.event_log import EventLog
 from twinpool.simulator.from_spec import ScenarioOptions, scenario_of
@@ -43,6 +44,7 @@ class Job:
     timeline_path: Path | None = None
     timeline_requests: int = 2000
     event_log_path: Path | None = None
+    skip_too_long: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,23 +69,36 @@ def parse_sweep(text: str, attainment: float) -> Sweep:
     return sweep
 
 
-def run_job(job: Job, progress: RunProgress) -> Report:
+@dataclass(frozen=True, slots=True)
+class RateSweep:
+    """What a sweep found, and the report to show: that of the rate found, or of the lowest where none was."""
+
+    found: RateSearch
+    attainment: float  # wanted
+    shown_rps: float
+    shown: Report
+
+
+def load_spec(job: Job) -> ClusterSpec:
+    """The YAML. Raises SpecError, a line for each problem."""
+    return load_cluster(job.spec_path)
+
+
+def run_job(job: Job, spec: ClusterSpec, progress: RunProgress) -> Report:
     """One run.
 
     Raises:
         SpecError: the YAML, the trace or an option is wrong; nothing was written but what the run had come to.
     """
-    scenario = make_scenario(job)
-    return _run(job, scenario, job.trace, progress, "")
+    return _run(job, spec, make_scenario(job, spec), job.trace, progress, "")
 
 
-def make_scenario(job: Job) -> Scenario:
-    """The scenario that a job's YAML, trace and options make."""
-    file = read_cluster(job.spec_path)
+def make_scenario(job: Job, spec: ClusterSpec) -> Scenario:
+    """The scenario that a job's YAML, trace and options make. Raises SpecError."""
     first = next(iter(open_trace(job.trace_path, job.trace)), None)
     if first is None:
         raise SpecError(f"{job.trace_path}: no request arrives in what is played of it")
-    scenario = scenario_of(file.spec, replace(job.scenario, hash_tokens=first.hash_tokens))
+    scenario = scenario_of(spec, replace(job.scenario, hash_tokens=first.hash_tokens))
     faults = parse_faults(job.faults, [worker.worker_id for worker in scenario.workers])
     if scenario.prefix_cache is not PrefixCache.OFF:
         for worker in scenario.workers:
@@ -91,20 +106,32 @@ def make_scenario(job: Job) -> Scenario:
     return replace(scenario, faults=faults)
 
 
-def run_sweep(job: Job, sweep: Sweep, progress: RunProgress) -> tuple[RateSearch, dict[float, Report]]:
-    """Runs at many rates; returns what was found, and each rate's report."""
-    scenario = make_scenario(replace(job, trace=replace(job.trace, rate_rps=sweep.low_rps)))
+def run_sweep(job: Job, spec: ClusterSpec, sweep: Sweep, progress: RunProgress) -> RateSweep:
+    """Runs at many rates.
+
+    Raises:
+        SpecError: as `run_job`, or an option goes with one run only.
+    """
+    if job.timeline_path or job.event_log_path:
+        raise SpecError(f"--{'timeline' if job.timeline_path else 'event-log'}: is of one run; leave --sweep out")
+    if job.trace.rate_rps is not None or job.trace.steps or job.trace.scale != 1.0:
+        raise SpecError("--sweep: chooses rates itself; leave --rate, --scale and --step out")
+    scenario = make_scenario(replace(job, trace=replace(job.trace, rate_rps=sweep.low_rps)), spec)
     reports: dict[float, Report] = {}
 
     def run_at(rate_rps: float) -> tuple[float, Values]:
         label = f"{rate_rps:.4g} requests/s: "
-        report = reports[rate_rps] = _run(job, scenario, replace(job.trace, rate_rps=rate_rps), progress, label)
+        report = reports[rate_rps] = _run(job, spec, scenario, replace(job.trace, rate_rps=rate_rps), progress, label)
         return report.total.attainment or 0.0, report.values()
 
-    return search_rate(run_at, sweep.low_rps, sweep.high_rps, sweep.attainment), reports
+    found = search_rate(run_at, sweep.low_rps, sweep.high_rps, sweep.attainment)
+    shown_rps = found.points[0].rate_rps if found.rate_rps is None else found.rate_rps
+    return RateSweep(found, sweep.attainment, shown_rps, reports[shown_rps])
 
 
-def _run(job: Job, scenario: Scenario, options: TraceOptions, progress: RunProgress, label: str) -> Report:
+def _run(
+    job: Job, spec: ClusterSpec, scenario: Scenario, options: TraceOptions, progress: RunProgress, label: str
+) -> Report:
     trace = open_trace(job.trace_path, options)
     report = Report(scenario, _window(job, trace))
     with ExitStack() as files:
@@ -117,7 +144,7 @@ def _run(job: Job, scenario: Scenario, options: TraceOptions, progress: RunProgr
             files.callback(timeline.close)
             observers.append(timeline)
         progress.begin(label, options.requests)
-        simulate(scenario, _checked(trace, job.trace_path, scenario.goals.keys()), observers)
+        simulate(scenario, _checked(trace, job.trace_path, spec, skips=job.skip_too_long), observers)
     return report
 
 
@@ -131,18 +158,26 @@ def _window(job: Job, trace: Trace) -> Window:
     return Window(job.warmup_s, last_s - job.cooldown_s)
 
 
-def _checked(trace: Trace, path: Path, classes: Collection[str]) -> Iterator[TraceRequest]:
+def _checked(trace: Trace, path: Path, spec: ClusterSpec, *, skips: bool) -> Iterator[TraceRequest]:
+    """The requests that a gateway would take.
+
+    Raises:
+        SpecError: one is of no class of the YAML's goals, or over the model's limit and ``skips`` is false.
+    """
+    most = spec.model.max_model_len
     for index, request in enumerate(trace):
-        if request.goal_class not in classes:
-            known = ", ".join(sorted(classes))
+        if request.goal_class not in spec.goals:
+            known = ", ".join(sorted(spec.goals))
             raise SpecError(f"{path}: request {index + 1} is of class {shown(request.goal_class)}; goals has {known}")
-        yield request
+        if request.prompt_tokens + request.output_tokens <= most:
+            yield request
+        elif not skips:
+            told = f"{request.prompt_tokens} + {request.output_tokens} tokens, over model.max_model_len {most}"
+            raise SpecError(f"{path}: request {index + 1} has {told}; raise that, or give --skip-too-long")
 
 
-def _open(path: Path, option: str, files: ExitStack) -> IO[str]:
+def _open(path: Path, option: str, files: ExitStack) -> TextIO:
     try:
         return files.enter_context(path.open("w", encoding="utf-8"))
     except OSError as error:
         raise SpecError(f"{option}: {path} cannot be written: {error.strerror}") from None
-
-

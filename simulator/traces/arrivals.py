@@ -84,9 +84,9 @@ def stream_arrivals(
     while True:
         counts = total + np.cumsum(_draw_gaps(rng, process, 1.0, cv))
         total = float(counts[-1])
-        index = np.searchsorted(before, counts, side="right") - 1
+        index = np.searchsorted(before, counts, side="left") - 1
         if not rates[-1]:
-            index = index[counts < before[-1]]
+            index = index[counts <= before[-1]]
         times = starts[index] + (counts[: len(index)] - before[index]) / rates[index]
         yield from times.tolist()
         if len(index) < len(counts):

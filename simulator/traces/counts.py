@@ -30,7 +30,9 @@ def read_tokens(values: dict[str, Any], name: str, low: int = 1) -> int:
 
 
 def read_seconds(values: dict[str, Any], name: str, per_s: int = 1) -> int:
-    """A time as whole nanoseconds, exact where it is text. Raises BadLine for what is none.
+    """A time as whole nanoseconds: exact where it is text, to a microsecond where it is a float.
+
+    Raises BadLine for what is none.
 
     Args:
         per_s: how many of its unit are a second.
@@ -43,5 +45,5 @@ def read_seconds(values: dict[str, Any], name: str, per_s: int = 1) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**15:
         return value * unit_ns
     if isinstance(value, float) and math.isfinite(value) and 0 <= value < 10**15:
-        return round(value * unit_ns)
+        return round(value * unit_ns / 1000) * 1000  # a float of seconds since 1970 holds no more than microseconds
     raise BadLine(f"{name} must be a time of 0 or more, not {shown(values.get(name, ''))}")

@@ -11,7 +11,7 @@ from twinpool.cluster.controller import Controller
 from twinpool.cluster.gateway import Gateway
 from twinpool.cluster.launch import GatewayConfig, LaunchPlan
 from twinpool.cluster.local_host import LocalHost
-from twinpool.cluster.worker import Worker
+from twinpool.cluster.worker import MakeLinks, Worker
 from twinpool.core.messages import Goal, Role, WorkerConfig
 
 SECRET = "0123456789abcdef"
@@ -97,9 +97,9 @@ def make_plan(
 
 
 @asynccontextmanager
-async def running(plan: LaunchPlan) -> AsyncIterator[LocalCluster]:
+async def running(plan: LaunchPlan, make_links: MakeLinks | None = None) -> AsyncIterator[LocalCluster]:
     """The cluster, up; and down again, with nothing left, when the block ends."""
-    host = LocalHost(time.monotonic)
+    host = LocalHost(time.monotonic, make_links)
     controller = Controller(plan, host, time.monotonic)
     addresses = await controller.start()
     try:

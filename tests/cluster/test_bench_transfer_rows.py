@@ -16,6 +16,7 @@ from twinpool.cluster.bench.transfer_case import (
     describe_chunks,
     parse_codecs,
     parse_limits,
+    parse_shapes,
     parse_size,
 )
 from twinpool.cluster.bench.transfer_links import PacedWire, TokenBucket
@@ -33,6 +34,8 @@ from twinpool.kv_transfer.header import Bytes
 from twinpool.kv_transfer.link import LinkError
 from twinpool.kv_transfer.link_thread import Wait
 from twinpool.kv_transfer.plan import Span
+from twinpool.kv_transfer.rank_groups import RankGroups
+from twinpool.kv_transfer.rank_shape import WorkerShape
 from twinpool.model.kv_layout import KVLayout
 
 LAYOUT = KVLayout(num_layers=4, num_kv_heads=2, block_tokens=16, head_dim=64, dtype="bfloat16", model="bench")
@@ -57,13 +60,29 @@ def test_groups_cover_a_request_once_whatever_the_grouping() -> None:
 
 
 def test_descriptors_are_groups_chunks_and_runs() -> None:
-    scattered = describe_chunks([Span(0, 4, 0, 4)], LAYOUT, [9, 2, 6, 4], "raw", 64)
-    assert scattered == {"groups": 1, "chunks": 1, "runs": 4, "link_bytes": 4 * LAYOUT.block_bytes}
-    neighbours = describe_chunks([Span(0, 4, 0, 4)], LAYOUT, [2, 3, 4, 5], "raw", 64)
+    one = RankGroups.between(LAYOUT, WorkerShape(), WorkerShape())
+    scattered = describe_chunks([Span(0, 4, 0, 4)], one, [9, 2, 6, 4], "raw", 64)
+    assert scattered == {"groups": 1, "links": 1, "chunks": 1, "runs": 4, "link_bytes": 4 * LAYOUT.block_bytes}
+    neighbours = describe_chunks([Span(0, 4, 0, 4)], one, [2, 3, 4, 5], "raw", 64)
     assert neighbours["runs"] == 1
-    by_layer = describe_chunks(Grouping(64, 1).spans(LAYOUT, 64, streaming=True), LAYOUT, [2, 3, 4, 5], "int8", 64)
+    by_layer = describe_chunks(Grouping(64, 1).spans(LAYOUT, 64, streaming=True), one, [2, 3, 4, 5], "int8", 64)
     assert (by_layer["groups"], by_layer["chunks"], by_layer["runs"]) == (4, 4, 16)
     assert by_layer["link_bytes"] < 4 * LAYOUT.block_bytes
+
+
+def test_descriptors_of_workers_of_several_ranks_count_every_link() -> None:
+    cut = RankGroups.between(LAYOUT, WorkerShape(1), WorkerShape(2))
+    described = describe_chunks([Span(0, 4, 0, 4)], cut, [2, 3, 4, 5], "raw", 64)
+    assert described == {
+        "groups": 1,
+        "links": 2,
+        "chunks": 2,
+        "runs": 2 * 4 * 4 * 2,
+        "link_bytes": 4 * LAYOUT.block_bytes,
+    }
+    copied = RankGroups.between(LAYOUT, WorkerShape(2), WorkerShape(4))  # of two heads
+    described = describe_chunks([Span(0, 4, 0, 4)], copied, [2, 3, 4, 5], "raw", 64)
+    assert (described["links"], described["link_bytes"]) == (4, 2 * 4 * LAYOUT.block_bytes)
 
 
 def test_what_cannot_be_measured_is_named_and_left_out() -> None:
@@ -77,6 +96,17 @@ def test_what_cannot_be_measured_is_named_and_left_out() -> None:
     assert len({case.name for cases in sets for case in cases}) == 10
 
 
+def test_workers_of_each_pair_of_shapes_are_measured_by_themselves() -> None:
+    sets, passed = choose_cases(("gloo",), ("raw", "int8"), (True,), (None, 10**8), ((1, 1), (1, 2)))
+    assert passed == []
+    assert [{(case.limit_bytes_per_s, case.source_tp, case.target_tp) for case in cases} for cases in sets] == [
+        {(None, 1, 1)},
+        {(None, 1, 2)},
+        {(10**8, 1, 1)},
+        {(10**8, 1, 2)},
+    ]
+
+
 def test_sizes_limits_and_codecs_are_read_as_written() -> None:
     assert [parse_size(text, "-") for text in ("64MiB", "1.5 KB", "7")] == [64 << 20, 1500, 7]
     assert parse_limits("none, 100MB,none") == (None, 10**8)
@@ -88,6 +118,10 @@ def test_sizes_limits_and_codecs_are_read_as_written() -> None:
         parse_limits("1KB")
     with pytest.raises(SpecError, match="'zip' is not one of raw"):
         parse_codecs("raw,zip")
+    assert parse_shapes("1:1, 2:4,1:1") == ((1, 1), (2, 4))
+    for text in ("", "2", "1:0", "1:2:4", "99:1", "1:-1", "a:b"):
+        with pytest.raises(SpecError, match="--tp: must be ranks of source and target such as 1:2"):
+            parse_shapes(text)
 
 
 def test_sizes_are_of_whole_blocks_and_have_to_fit_into_memory() -> None:
@@ -96,13 +130,13 @@ def test_sizes_are_of_whole_blocks_and_have_to_fit_into_memory() -> None:
     check_options(options)
     with pytest.raises(SpecError, match="--bytes: 100 are under one block"):
         check_options(TransferOptions(LAYOUT, (100,)))
-    with pytest.raises(SpecError, match=r"--bytes: two pools .* are available here"):
+    with pytest.raises(SpecError, match=r"--bytes: pools .* are available here"):
         check_options(TransferOptions(LAYOUT, (1 << 50,)))
 
 
 def test_the_name_of_a_case_says_all_of_it() -> None:
-    assert Case("gloo", "int8", False, 10**8).name == "gloo/int8/plain/100000000"
-    assert Case("shm").name == "shm/raw/digest/none"
+    assert Case("gloo", "int8", False, 10**8, 1, 2).name == "gloo/int8/plain/100000000/1:2"
+    assert Case("shm").name == "shm/raw/digest/none/1:1"
 
 
 # --- Rows -------------------------------------------------------------------------------------------------------------
@@ -160,7 +194,7 @@ def test_a_crossover_lies_between_the_bandwidths_that_were_measured() -> None:
 
 def test_codecs_are_compared_with_raw_under_the_same_limiter_only() -> None:
     def row(codec: str, limiter: int, handover_ms: float) -> dict[str, Any]:
-        same = {"link": "gloo", "digest": True, "streaming": False, "bytes": 1}
+        same = {"link": "gloo", "digest": True, "streaming": False, "bytes": 1, "source_tp": 1, "target_tp": 2}
         return same | {"codec": codec, "limiter": limiter, "raw_gb_per_s": limiter, "handover_ms_p50": handover_ms}
 
     rows = [row("raw", 1, 8.0), row("int8", 1, 4.0), row("raw", 4, 2.0), row("int8", 4, 4.0), row("int4", 9, 1.0)]

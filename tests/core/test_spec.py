@@ -147,7 +147,7 @@ def test_what_this_version_lacks_is_refused_by_name(section: str, value: object,
     ("section", "value", "path", "hint"),
     [
         ("kv", {"memroy": 1}, "kv.memroy", "did you mean memory?"),
-        ("pools", {"mixed": {"workers": 1, "zzz": 1}}, "pools.mixed.zzz", "known: cores, pipeline_parallel"),
+        ("pools", {"mixed": {"workers": 1, "zzz": 1}}, "pools.mixed.zzz", "known: cores, hardware"),
         ("goals", {"b": {"ttft_s": 1, "tpot_s": 1, "prio": 1}}, "goals.b.prio", "did you mean priority?"),
         ("rooter", {}, "rooter", "did you mean router?"),
     ],

@@ -6,7 +6,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import torch
+
 from twinpool.kv_transfer import pull_sender
+from twinpool.kv_transfer.cuda_ipc import CudaIpcLinks
 from twinpool.kv_transfer.gloo import GlooLinks
 from twinpool.kv_transfer.group_links import GroupLinks
 from twinpool.kv_transfer.header import Bytes, ChunkHeader
@@ -21,6 +24,7 @@ from twinpool.kv_transfer.shm import ShmLinks
 
 from .fakes import NumpyCache
 from .strict_group import StrictAccelerator
+from .strict_ipc import StrictIpcDevice, allocate_strict, strict_digest
 
 CHUNK_BYTES = 2 * 3 * 512 + 100  # two blocks of fakes.LAYOUT, and not three
 
@@ -42,6 +46,8 @@ class LinkKind:
     make: Callable[[NumpyCache, Setting], Links]
     damage: Callable[[Links, Setting, str], None]  # the "header" or the "data" of what the next link sends first
     has_processes: bool = True
+    needs_processes: bool = False  # its two workers cannot share one
+    allocate: Callable[[int], torch.Tensor] | None = None  # memory of a device, where KV lies; None: of the host
     shares_memory: bool = False
     writes_before_digest: bool = False  # what failed its digest lies in the blocks that were named for it, only there
     long_message_kills: bool = False  # the receiving process
@@ -68,6 +74,21 @@ def make_nccl(cache: NumpyCache, setting: Setting) -> Links:
     from twinpool.kv_transfer.cuda_accelerator import CudaAccelerator
 
     return NcclLinks(cache, "127.0.0.1", CudaAccelerator(setting.index), **timeouts(setting))
+
+
+def make_strict_cuda_ipc(cache: NumpyCache, setting: Setting) -> Links:
+    return CudaIpcLinks(cache, StrictIpcDevice(), strict_digest, **timeouts(setting))
+
+
+def make_cuda_ipc(cache: NumpyCache, setting: Setting) -> Links:
+    from twinpool.kv_transfer.cuda_ipc_device import CudaIpcDevice
+    from twinpool.kv_transfer.device_digest import digest_tensor
+
+    return CudaIpcLinks(cache, CudaIpcDevice(0), digest_tensor, **timeouts(setting))
+
+
+def allocate_cuda(num_bytes: int) -> torch.Tensor:
+    return torch.empty(num_bytes, dtype=torch.uint8, device="cuda:0")
 
 
 def timeouts(setting: Setting) -> dict[str, Any]:
@@ -143,14 +164,19 @@ def damage_pull(links: Links, setting: Setting, part: str) -> None:
 
 
 over_group = partial(LinkKind, damage=damage_wire)
+by_handle = partial(LinkKind, damage=damage_pull, needs_processes=True)
 
 KINDS: Mapping[str, LinkKind] = {
     "memory": LinkKind(make_memory, damage_network, has_processes=False),
     "gloo": over_group(make_gloo, long_message_kills=True),
     "shm": LinkKind(make_shm, damage_pull, shares_memory=True, writes_before_digest=True),
     "strict-nccl": over_group(make_strict_nccl),
+    "strict-cuda-ipc": by_handle(make_strict_cuda_ipc, allocate=allocate_strict),
 }
-DEVICE_KINDS: Mapping[str, LinkKind] = {"nccl": over_group(make_nccl)}  # scripts/gpu_check runs these
+DEVICE_KINDS: Mapping[str, LinkKind] = {  # scripts/gpu_check runs these
+    "nccl": over_group(make_nccl),
+    "cuda-ipc": by_handle(make_cuda_ipc, allocate=allocate_cuda),
+}
 
 
 def find_kind(name: str) -> LinkKind:

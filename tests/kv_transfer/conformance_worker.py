@@ -11,13 +11,15 @@ import signal
 import subprocess
 import sys
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+import torch
 import xxhash
 
+from twinpool.kv_transfer.device_pool import DevicePool
 from twinpool.kv_transfer.link import Link, Ticket
 from twinpool.kv_transfer.plan import Span
 from twinpool.model.kv_layout import HeadRange
@@ -44,6 +46,22 @@ class CountingCache(NumpyCache):
         super().gather(first_layer, end_layer, block_ids, out, heads)
 
 
+class DeviceCache(CountingCache):
+    """Its pool is a tensor on a device, or on what stands in for one."""
+
+    pool: Any
+
+    def __init__(self, seed: int, allocate: Callable[[int], torch.Tensor]) -> None:
+        super().__init__(seed=seed)
+        contents = torch.from_numpy(self.pool)
+        self.pool = allocate(contents.numel()).view(contents.shape)
+        self.pool.copy_(contents)
+        self.device_pool = DevicePool(self.pool, 0)
+
+    def read(self, span: Span, block_ids: list[int], heads: HeadRange | None = None) -> Any:
+        return self._part(span.first_layer, span.end_layer, heads)[block_ids].cpu().numpy()
+
+
 class LocalWorker:
     """In this process. Ends are named by number; groups by ``seq, span, block ids, request id, epoch``."""
 
@@ -53,6 +71,8 @@ class LocalWorker:
         self._ends: list[tuple[Any, Ears]] = []
         self._ids: list[weakref.ref[Any]] = []
         self.cache = CountingCache(seed=setting.index, shared=self._kind.shares_memory)
+        if self._kind.allocate is not None:
+            self.cache = DeviceCache(setting.index, self._kind.allocate)
         self.links = self._kind.make(self.cache, setting)
 
     def listen(self) -> tuple[int, Ticket]:
@@ -174,6 +194,8 @@ class RemoteWorker:
 
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
+        if number == signal.SIGKILL:
+            self.process.wait()
 
     @property
     def is_alive(self) -> bool:

@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import wraps
+from typing import ParamSpec
 
 from twinpool.core.messages import FailureKind, WorkerAddress
 from twinpool.kv_transfer.channel import ChannelClosed, MemoryChannel, PeerChannel, memory_channels
@@ -252,3 +254,22 @@ class Handoff:
     def to(self, target: FakeWorker, epoch: int) -> "Handoff":
         """The same request, for another target."""
         return replace(self, target=target, epoch=epoch)
+
+
+QUICK = Limits(lease_s=0.3, park_s=0.3, announce_s=0.3, commit_s=0.3, verify_s=0.3, stop_s=0.2)
+
+P = ParamSpec("P")
+
+
+def in_loop(test: Callable[P, Awaitable[None]]) -> Callable[P, None]:
+    """Run a test in an event loop of its own, for ``WAIT_S`` at most."""
+
+    @wraps(test)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        async def bounded() -> None:
+            async with asyncio.timeout(WAIT_S):
+                await test(*args, **kwargs)
+
+        asyncio.run(bounded())
+
+    return run

@@ -1,6 +1,7 @@
 """Every kind of link does what conformance.py says: in threads, and where a worker may die, with it in a process."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 
@@ -43,6 +44,10 @@ def nursery() -> Iterator[Nursery]:
     started.close()
 
 
+def make_remote(nursery: Nursery, kind: str, setting: Callable[[str], Setting], role: str) -> object:
+    return nursery.take(kind, setting(role))
+
+
 CASES = [  # slow: real sockets, real waits and real processes
     pytest.param(
         name,
@@ -69,10 +74,14 @@ def test_every_kind_of_link_conforms(kind: str, check: Check, nursery: Nursery) 
         local.append(LocalWorker(kind, setting(role)))
         return local[-1]
 
-    def make(role: str) -> object:
-        return nursery.take(kind, setting(role)) if role in check.apart else make_local(role)
+    apart, replace = check.apart, make_local
+    if KINDS[kind].needs_processes:
+        apart, replace = check.apart or ROLES[:1], partial(make_remote, nursery, kind, setting)
 
-    world = World(KINDS[kind], make("source"), make("target"), replace=make_local)
+    def make(role: str) -> object:
+        return nursery.take(kind, setting(role)) if role in apart else make_local(role)
+
+    world = World(KINDS[kind], make("source"), make("target"), replace)
     try:
         check.run(world)
     finally:

@@ -32,18 +32,20 @@ def test_it_needs_little() -> None:
     assert (done.stdout.strip(), done.returncode) == ("[]", 0), done.stderr
 
 
-def test_with_fewer_than_two_gpus_it_says_so_and_checks_nothing(tmp_path: Path) -> None:
-    done = run(SCRIPT, "--nccl", "--out", tmp_path / "out.json", CUDA_VISIBLE_DEVICES="")
+@pytest.mark.parametrize(("link", "needs"), [("--nccl", "two GPUs"), ("--cuda-ipc", "a GPU")])
+def test_with_too_few_gpus_it_says_so_and_checks_nothing(link: str, needs: str, tmp_path: Path) -> None:
+    done = run(SCRIPT, link, "--out", tmp_path / "out.json", CUDA_VISIBLE_DEVICES="")
     assert done.returncode == 2
-    assert "needs two GPUs; torch sees 0. Nothing was checked" in done.stderr
+    assert f"gpu_check {link} needs {needs}; torch sees 0. Nothing was checked" in done.stderr
     assert not (tmp_path / "out.json").exists()
 
 
-def test_a_rehearsal_writes_down_each_check(tmp_path: Path) -> None:
-    done = run(SCRIPT, "--nccl", "--rehearse", "--only", "a_group_of_another", "--out", tmp_path / "out.json")
+@pytest.mark.parametrize(("link", "kind"), [("--nccl", "strict-nccl"), ("--cuda-ipc", "strict-cuda-ipc")])
+def test_a_rehearsal_writes_down_each_check(link: str, kind: str, tmp_path: Path) -> None:
+    done = run(SCRIPT, link, "--rehearse", "--only", "a_group_of_another", "--out", tmp_path / "out.json")
     assert done.returncode == 0, done.stdout + done.stderr
     written = json.loads((tmp_path / "out.json").read_text())
-    assert written["link"] == "strict-nccl"
+    assert written["link"] == kind
     assert [(result["check"], result["passed"]) for result in written["results"]] == [
         ("a_group_of_another_handoff_is_refused", True),
         ("a_group_of_another_epoch_is_refused", True),

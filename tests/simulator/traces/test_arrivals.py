@@ -1,12 +1,14 @@
 """Arrivals are a function of their seed, at the rate and burstiness asked for."""
 
+from itertools import islice, pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from twinpool.core.errors import SpecError
-from twinpool.simulator.traces.arrivals import Process, draw_arrivals
+from twinpool.simulator.traces.arrivals import Process, Step, draw_arrivals, stream_arrivals
 
 
 @given(st.integers(0, 2**32), st.sampled_from(list(Process)), st.floats(0.5, 50), st.floats(1, 40), st.floats(0.2, 5))
@@ -61,3 +63,31 @@ def test_gaps_have_the_mean_and_the_variation_asked_for(process: Process, cv: fl
 def test_a_load_without_bounds_or_requests_is_refused(bounds: dict[str, float], told: str) -> None:
     with pytest.raises(SpecError, match=told):
         draw_arrivals(np.random.default_rng(0), Process.POISSON, 10.0, **bounds)  # type: ignore[arg-type]
+
+
+def first_of(process: Process, steps: list[Step], count: int, cv: float = 1.0) -> list[float]:
+    return list(islice(stream_arrivals(np.random.default_rng(5), process, steps, cv=cv), count))
+
+
+@pytest.mark.parametrize(("process", "cv"), [(Process.POISSON, 1.0), (Process.GAMMA, 3.0), (Process.CONSTANT, 1.0)])
+def test_a_stream_of_one_step_keeps_its_rate_and_its_order(process: Process, cv: float) -> None:
+    times = first_of(process, [Step(8.0)], 100_000, cv)
+    assert all(earlier <= later for earlier, later in pairwise(times))
+    assert times[-1] == pytest.approx(100_000 / 8, rel=0.03)
+
+
+def test_constant_gaps_are_those_of_the_rate_in_force() -> None:
+    steps = [Step(2.0, 1.0), Step(0.0, 2.0), Step(4.0, 3.0)]
+    assert first_of(Process.CONSTANT, steps, 6) == [1.5, 2.0, 3.25, 3.5, 3.75, 4.0]
+
+
+def test_each_step_has_its_own_rate() -> None:
+    times = np.array(first_of(Process.POISSON, [Step(10.0), Step(40.0, 600.0)], 60_000))
+    assert (times < 600).sum() == pytest.approx(6000, rel=0.05)
+    assert ((times >= 600) & (times < 1200)).sum() == pytest.approx(24_000, rel=0.05)
+
+
+def test_a_stream_ends_where_its_last_rate_is_zero() -> None:
+    times = first_of(Process.POISSON, [Step(100.0), Step(0.0, 30.0)], 10**6)
+    assert len(times) == pytest.approx(3000, rel=0.1)
+    assert times[-1] < 30

@@ -29,6 +29,10 @@ def refusal(path: Path, max_model_len: int | None = None) -> list[str]:
         ("a.csv", "\ufeffprompt_tokens, new_tokens\r\n10, 2\r\n\r\n30,4"),
         ("a.csv", 'time,new_tokens,prompt_tokens,note\n0.5,2,10,"a\nb"\n0.7,4,30,\n'),
         ("a.jsonl", '{"prompt_tokens": 10, "new_tokens": 2}\n\n{"new_tokens": 4, "prompt_tokens": 30, "t": 1}'),
+        ("a.csv", "prompt_tokens,output_tokens\n10,2\n30,4\n"),
+        ("a.csv", "num_prefill_tokens,num_decode_tokens,num_total_tokens,pd_ratio\n10,2,12,5.0\n30,4,34,7.5\n"),
+        ("a.csv", "task_id,est_prompt_tokens,est_output_tokens\nT/0,10,2\nT/1,30,4\n"),
+        ("a.jsonl", '{"prompt_tokens": 10, "output_tokens": 2}\n{"prompt_tokens": 30, "output_tokens": 4}'),
     ],
 )
 def test_lengths_are_read_in_order_whatever_else_the_file_has(tmp_path: Path, name: str, content: str) -> None:
