@@ -216,5 +216,5 @@ def status_from_proto(message: cluster_pb2.GetStatusResponse) -> ClusterStatus:
 
 def _worker_from_proto(message: cluster_pb2.WorkerStatus) -> WorkerStatus:
     transfer = record_from_proto(TransferMetrics, message.transfer)
-    counts = {"outgoing": dict(transfer.outgoing), "incoming": dict(transfer.incoming)}
-    return replace(record_from_proto(WorkerStatus, message), transfer=replace(transfer, **counts))
+    transfer = replace(transfer, outgoing=dict(transfer.outgoing), incoming=dict(transfer.incoming))
+    return replace(record_from_proto(WorkerStatus, message), transfer=transfer)

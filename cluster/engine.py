@@ -107,8 +107,9 @@ class Engine:
         self.prefill.granted(key)
 
     def ungranted(self, key: Key) -> None:
-        """The handoff lost its target."""
+        """The handoff lost its target. What is parked beyond the share that may be is given up, youngest first."""
         self.prefill.ungranted(key)
+        self._demote(self.prefill.excess_parked_blocks)
 
     def renew(self, key: Key, epoch: int) -> None:
         """The handoff goes to another target, under a new epoch."""

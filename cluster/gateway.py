@@ -6,7 +6,7 @@ Knows who is where; what requests do is the dispatcher's business, and who belon
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -33,9 +33,8 @@ from twinpool.protos.twinpool.v1 import (
     generation_pb2_grpc,
     worker_pb2,
 )
-from twinpool.router.admission import AdmissionSettings
-from twinpool.router.estimate import LatencyModel
-from twinpool.router.route import Disaggregate, OnPrefillLoss, PlacementSettings, Policy
+from twinpool.router import settings
+from twinpool.router.route import PlacementSettings
 from twinpool.router.views import WorkerState, WorkerView
 
 log = logging.getLogger(__name__)
@@ -54,7 +53,7 @@ class Gateway:
         self._shape = load_shape(config.model, config.dtype)
         self.dispatcher = Dispatcher(
             placement_settings(config, self._shape.kv_token_bytes),
-            AdmissionSettings(max_queued=config.max_queued),
+            settings.admission_settings(config.max_queued),
             config.max_attempts,
             send=self._send,
             clock=clock,
@@ -180,14 +179,7 @@ class Gateway:
 
     def _greeted(self, hello: worker_pb2.WorkerHello) -> None:
         address = self._links[hello.address.worker_id].address
-        view = WorkerView(
-            worker_id=address.worker_id,
-            incarnation=hello.address.incarnation,
-            role=Role(hello.role),
-            total_blocks=hello.total_blocks,
-            block_tokens=hello.block_tokens,
-            kind=self._config.kinds.get(Role(hello.role), ""),
-        )
+        view = view_of(hello, self._config.kinds)
         self._hellos[address.worker_id] = hello
         self._lost_for.pop(address.worker_id, None)
         self.dispatcher.table.join(view, self._clock())
@@ -259,12 +251,25 @@ def open_recorder(config: GatewayConfig, clock: Callable[[], float]) -> RequestR
     return RequestRecorder(request_log, secret=config.cluster_secret, clock=clock, unix_clock=time.time)
 
 
+def view_of(hello: worker_pb2.WorkerHello, kinds: Mapping[Role, str]) -> WorkerView:
+    """A worker as it greets; its kind is that of the role it has now."""
+    return WorkerView(
+        worker_id=hello.address.worker_id,
+        incarnation=hello.address.incarnation,
+        role=Role(hello.role),
+        total_blocks=hello.total_blocks,
+        block_tokens=hello.block_tokens,
+        kind=kinds.get(Role(hello.role), ""),
+    )
+
+
 def placement_settings(config: GatewayConfig, kv_token_bytes: int) -> PlacementSettings:
     """The router's knobs as the launcher passed them on."""
-    return PlacementSettings(
-        policy=Policy(config.policy),
-        disaggregate=Disaggregate(config.disaggregate),
-        on_prefill_loss=OnPrefillLoss(config.on_prefill_loss),
-        latency=LatencyModel(kv_token_bytes=kv_token_bytes, chunk_tokens=config.chunk_tokens),
+    return settings.placement_settings(
+        policy=config.policy,
+        disaggregate=config.disaggregate,
+        on_prefill_loss=config.on_prefill_loss,
         latencies=config.latencies,
+        kv_token_bytes=kv_token_bytes,
+        chunk_tokens=config.chunk_tokens,
     )

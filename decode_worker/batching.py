@@ -5,6 +5,8 @@ Pure. Knows counts, not tensors, peers or clocks.
 
 from bisect import bisect_right
 from dataclasses import dataclass
+from enum import IntEnum
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,31 +16,78 @@ from twinpool.model.step import StepPlan, Wait
 ERRORS_RESERVED = 1.0  # standard deviations of the forecast's error that grants leave free
 
 
-@dataclass(frozen=True, slots=True)
-class DecodeView:
-    """Sequences that hold blocks (N rows, oldest first) and handoffs that want blocks (M rows, oldest first).
+class Column(IntEnum):
+    """What is kept of each sequence, as a row of an array; of one that wants to join, only what comes before HELD."""
 
-    ``context_tokens`` counts tokens whose KV is stored; each decode step adds one. ``remaining_tokens`` is how many
-    more may be stored, ``expected_tokens`` how many more are likely to be: never more, and at least one for a row that
-    is ready. Handoffs already granted count among the N, not ready. ``busy_blocks`` become free or parked by
-    themselves, whatever this worker decodes.
+    CONTEXT = 0  # tokens whose KV is stored, or will be once it is ready; each decode step adds one
+    PROMPT = 1
+    LIMIT = 2  # of the answer
+    TURN = 3  # how many sequences wanted to join before
+    HELD = 4  # blocks
+    IS_READY = 5  # 0: its KV is still arriving, or being computed here
+
+
+class Lengths(Protocol):
+    """What is known of how long answers become; see lengths.py."""
+
+    @property
+    def error_tokens(self) -> float:
+        """Standard deviation of one answer's length."""
+        ...
+
+    def predict(
+        self, written: NDArray[np.int64], limits: NDArray[np.int64], turns: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        """Tokens that answers will have at their end; never more than their limits."""
+        ...
+
+
+@dataclass(slots=True)  # made for every step: a frozen one takes twice as long to make
+class DecodeView:
+    """Sequences that hold blocks (N, oldest first) and handoffs that want blocks (M, oldest first).
+
+    Handoffs already granted count among the N, not ready. ``busy_blocks`` become free or parked by themselves, whatever
+    this worker decodes. What few decisions need is computed when it is asked for.
     """
 
-    context_tokens: NDArray[np.int64]  # [N]
-    remaining_tokens: NDArray[np.int64]  # [N]
-    expected_tokens: NDArray[np.int64]  # [N]
-    held_blocks: NDArray[np.int64]  # [N]
-    is_ready: NDArray[np.bool_]  # [N] False: its KV is still arriving, or being computed here
-    wanted_tokens: NDArray[np.int64]  # [M] tokens of KV to receive
-    wanted_remaining: NDArray[np.int64]  # [M]
-    wanted_expected: NDArray[np.int64]  # [M]
-    error_tokens: float  # standard deviation of one row's expected tokens
+    rows: NDArray[np.int64]  # [Column, N]; more below is passed over
+    wanted: NDArray[np.int64]  # [Column before HELD, M]; CONTEXT: tokens of KV to receive
+    lengths: Lengths
     block_tokens: int
     total_blocks: int
     free_blocks: int
     busy_blocks: int  # held by prompts being computed for others, and by sends under way
     parked_blocks: int  # held by KV that is given up when asked to
     max_running: int
+
+    @property
+    def is_ready(self) -> NDArray[np.bool_]:
+        """[N]"""
+        return self.rows[Column.IS_READY] != 0
+
+    @property
+    def remaining_tokens(self) -> NDArray[np.int64]:
+        """[N] How many more may be stored."""
+        return _remaining(self.rows, self.rows[Column.LIMIT])
+
+    @property
+    def expected_tokens(self) -> NDArray[np.int64]:
+        """[N] How many more are likely to be: never more than may be, and at least one for a row that is ready."""
+        rows = self.rows
+        written = rows[Column.CONTEXT] - rows[Column.PROMPT] + rows[Column.IS_READY]  # one is not stored yet
+        return _remaining(rows, self.lengths.predict(written, rows[Column.LIMIT], rows[Column.TURN]))
+
+    @property
+    def wanted_remaining(self) -> NDArray[np.int64]:
+        """[M]"""
+        return _remaining(self.wanted, self.wanted[Column.LIMIT])
+
+    @property
+    def wanted_expected(self) -> NDArray[np.int64]:
+        """[M]"""
+        wanted = self.wanted
+        written = wanted[Column.CONTEXT] - wanted[Column.PROMPT]
+        return _remaining(wanted, self.lengths.predict(written, wanted[Column.LIMIT], wanted[Column.TURN]))
 
 
 def decide(view: DecodeView, now: float) -> StepPlan:  # noqa: ARG001 - the signature all batching policies share
@@ -48,11 +97,15 @@ def decide(view: DecodeView, now: float) -> StepPlan:  # noqa: ARG001 - the sign
     stands in the way: what is missing is asked for as ``demote_blocks``. Rows without a block sit out, youngest first,
     while that is cheaper than to preempt (see `_num_staying`).
     """
-    ready = np.flatnonzero(view.is_ready)
-    staying = ready[: _num_staying(view, ready)]
-    rows, missing = _rows_with_blocks(view, staying)
+    ready = np.flatnonzero(view.rows[Column.IS_READY])
+    has_plenty = len(ready) <= view.free_blocks  # no row can lack its block
+    if has_plenty and not view.wanted.shape[1]:
+        rows = ready[: view.max_running]
+        return StepPlan(decode_rows=tuple(rows.tolist()), repeat=_repeat(view, rows))
+    staying = ready if has_plenty else ready[: _num_staying(view, ready)]
+    rows, missing = (ready[: view.max_running], 0) if has_plenty else _rows_with_blocks(view, staying)
     grants, wait = ((), Wait.DECODE_BLOCKS) if missing else _grants(view)
-    needed = int(_blocks(view.wanted_tokens[: len(grants)], view.block_tokens).sum())
+    needed = int(_blocks(view.wanted[Column.CONTEXT, : len(grants)], view.block_tokens).sum())
     demote = max(0, missing + needed - max(0, view.free_blocks - new_blocks(view, rows, 1)))
     preempt = ready[len(staying) :][::-1]
     return StepPlan(
@@ -74,12 +127,13 @@ def forecast_peak_blocks(view: DecodeView) -> int:
     first, safe for the second. O(N log N + N * block_tokens).
     """
     ready, size = view.is_ready, view.block_tokens
-    waiting = _blocks((view.context_tokens + view.expected_tokens)[~ready], size)
-    by_end = np.argsort(-view.expected_tokens[ready])
+    context, expected = view.rows[Column.CONTEXT], view.expected_tokens
+    waiting = _blocks((context + expected)[~ready], size)
+    by_end = np.argsort(-expected[ready])
     if not len(by_end):
         return int(waiting.sum())
-    full, rest = np.divmod(view.context_tokens[ready][by_end], size)
-    steps, step_rest = np.divmod(view.expected_tokens[ready][by_end], size)
+    full, rest = np.divmod(context[ready][by_end], size)
+    steps, step_rest = np.divmod(expected[ready][by_end], size)
     alive = np.arange(1, len(by_end) + 1)
     # ceil((context + to go) / size), summed over the first k rows without an [N, N] table: the remainders add up to
     # nothing, to at most one block, or to more than one.
@@ -95,10 +149,21 @@ def reserve_blocks(view: DecodeView) -> int:
     return int(_reserves(view, 0)[0])
 
 
+def wanted_blocks(view: DecodeView) -> int:
+    """What the M that want to join are expected to hold at their end."""
+    return int(_blocks(view.wanted[Column.CONTEXT] + view.wanted_expected, view.block_tokens).sum())
+
+
 def new_blocks(view: DecodeView, rows: NDArray[np.intp], num_steps: int) -> int:
     """Blocks that ``rows`` take in their next ``num_steps`` steps."""
-    needed = _blocks(view.context_tokens[rows] + num_steps, view.block_tokens)
-    return int(np.maximum(0, needed - view.held_blocks[rows]).sum())
+    needed = _blocks(view.rows[Column.CONTEXT, rows] + num_steps, view.block_tokens)
+    return int(np.maximum(0, needed - view.rows[Column.HELD, rows]).sum())
+
+
+def _remaining(columns: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Tokens still to store of answers that end at ``lengths`` tokens; the last of an answer never is stored."""
+    remaining: NDArray[np.int64] = columns[Column.PROMPT] + lengths - 1 - columns[Column.CONTEXT]
+    return remaining
 
 
 def _blocks(tokens: NDArray[np.int64], block_tokens: int) -> NDArray[np.int64]:
@@ -106,7 +171,8 @@ def _blocks(tokens: NDArray[np.int64], block_tokens: int) -> NDArray[np.int64]:
 
 
 def _wants_block(view: DecodeView, rows: NDArray[np.intp]) -> NDArray[np.bool_]:
-    return view.context_tokens[rows] >= view.held_blocks[rows] * view.block_tokens
+    wants: NDArray[np.bool_] = view.rows[Column.CONTEXT, rows] >= view.rows[Column.HELD, rows] * view.block_tokens
+    return wants
 
 
 def _num_staying(view: DecodeView, ready: NDArray[np.intp]) -> int:
@@ -121,7 +187,8 @@ def _num_staying(view: DecodeView, ready: NDArray[np.intp]) -> int:
         return 0
     wants = _wants_block(view, ready)
     needed_by_older: NDArray[np.int64] = np.cumsum(wants) - wants
-    given_back = np.cumsum(view.held_blocks[ready][::-1])[::-1] - view.held_blocks[ready]  # by all that are younger
+    held = view.rows[Column.HELD, ready]
+    given_back = np.cumsum(held[::-1])[::-1] - held  # by all that are younger
     coming = view.free_blocks + view.busy_blocks + view.parked_blocks
     return int(np.flatnonzero(needed_by_older <= coming + given_back)[-1]) + 1
 
@@ -134,13 +201,12 @@ def _rows_with_blocks(view: DecodeView, staying: NDArray[np.intp]) -> tuple[NDAr
 
 
 def _grants(view: DecodeView) -> tuple[tuple[int, ...], Wait]:
-    if not len(view.wanted_tokens):
+    if not view.wanted.shape[1]:
         return (), Wait.NOTHING
-    room = view.max_running - len(view.context_tokens)
-    promised = forecast_peak_blocks(view) + view.busy_blocks
-    needs = np.cumsum(_blocks(view.wanted_tokens + view.wanted_expected, view.block_tokens))
-    reserves = _reserves(view, len(needs))[1:]
-    num_fitting = int(np.argmin(np.append(promised + needs + reserves <= view.total_blocks, False)))
+    room = view.max_running - view.rows.shape[1]
+    needs = np.cumsum(_blocks(view.wanted[Column.CONTEXT] + view.wanted_expected, view.block_tokens))
+    fits = forecast_peak_blocks(view) + view.busy_blocks + needs + _reserves(view, len(needs))[1:] <= view.total_blocks
+    num_fitting = int(np.argmin(np.append(fits, False)))
     grants = tuple(range(min(num_fitting, max(0, room))))
     if len(grants) == len(needs):
         return grants, Wait.NOTHING
@@ -153,10 +219,16 @@ def _reserves(view: DecodeView, num_wanted: int) -> NDArray[np.int64]:
     Lengths are independent, so their errors add up by squares; none errs beyond its limit. Rounded down, so that a
     sequence that fits alone is always let in when it is alone.
     """
-    slack = (view.remaining_tokens - view.expected_tokens, (view.wanted_remaining - view.wanted_expected)[:num_wanted])
-    running, wanted = (np.minimum(ERRORS_RESERVED * view.error_tokens, tokens) ** 2 for tokens in slack)
-    errors = np.sqrt(running.sum() + np.append(0.0, np.cumsum(wanted)))
-    reserves: NDArray[np.int64] = (errors // view.block_tokens).astype(np.int64)
+    error_tokens = ERRORS_RESERVED * view.lengths.error_tokens
+    if not error_tokens:
+        return np.zeros(num_wanted + 1, np.int64)
+    running = np.minimum(error_tokens, view.remaining_tokens - view.expected_tokens) ** 2
+    errors = np.empty(num_wanted + 1)
+    errors[0] = running.sum()
+    if num_wanted:
+        slack = (view.wanted_remaining - view.wanted_expected)[:num_wanted]
+        errors[1:] = errors[0] + np.cumsum(np.minimum(error_tokens, slack) ** 2)
+    reserves: NDArray[np.int64] = (np.sqrt(errors) // view.block_tokens).astype(np.int64)
     return reserves
 
 
@@ -165,6 +237,8 @@ def _repeat(view: DecodeView, rows: NDArray[np.intp]) -> int:
     if not len(rows):
         return 1
     most = max(1, int(view.remaining_tokens[rows].min()))
+    if len(rows) * (most // view.block_tokens + 1) <= view.free_blocks:  # whatever room they have left
+        return most
     if new_blocks(view, rows, most) <= view.free_blocks:
         return most
     return max(1, bisect_right(range(1, most + 1), view.free_blocks, key=lambda steps: new_blocks(view, rows, steps)))

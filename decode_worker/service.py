@@ -6,33 +6,20 @@ references to blocks, and says what happened.
 
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
-from enum import IntEnum
 
 import numpy as np
-from numpy.typing import NDArray
 
 from twinpool.core.messages import FinishReason
 from twinpool.core.sampling import TokenLogprobs
 from twinpool.decode_worker import batching
 from twinpool.decode_worker.age_table import AgeTable
-from twinpool.decode_worker.batching import DecodeView
+from twinpool.decode_worker.batching import Column, DecodeView
 from twinpool.decode_worker.lengths import LengthHistory
 from twinpool.model.block_pool import BlockPool, RefKind
 from twinpool.model.sequence import Arrival, Key, Sequence, Token
 from twinpool.model.step import StepPlan
 
 STEPS_PER_FORECAST = 16  # for those who only look
-
-
-class Column(IntEnum):
-    """What is kept of each sequence as an array; of one that wants to join, only what comes before HELD."""
-
-    CONTEXT = 0  # tokens whose KV is stored, or will be once it is ready
-    PROMPT = 1
-    LIMIT = 2  # of the answer
-    TURN = 3  # how many sequences wanted to join before
-    HELD = 4  # blocks
-    IS_READY = 5
 
 
 @dataclass(slots=True, eq=False)
@@ -97,8 +84,7 @@ class DecodeService:
     @property
     def wanted_blocks(self) -> int:
         """What the queued ones are expected to hold at their end."""
-        tokens = self._wanted.columns[Column.CONTEXT] + self._expected(self._wanted.columns, 0)
-        return int((-(-tokens // self._pool.block_tokens)).sum())
+        return batching.wanted_blocks(self.view(busy_blocks=0, parked_blocks=0)) if len(self._wanted) else 0
 
     @property
     def is_idle(self) -> bool:
@@ -106,6 +92,8 @@ class DecodeService:
 
     def peak_blocks(self) -> int:
         """Forecast of the most blocks that the rows will hold at once, and what it may be wrong by."""
+        if not len(self._rows):
+            return 0
         view = self.view(busy_blocks=0, parked_blocks=0)
         return batching.forecast_peak_blocks(view) + batching.reserve_blocks(view)
 
@@ -143,18 +131,10 @@ class DecodeService:
 
     def view(self, busy_blocks: int, parked_blocks: int) -> DecodeView:
         """What the policy looks at; good until anything changes here."""
-        rows, wanted = self._rows.columns, self._wanted.columns
-        is_ready = rows[Column.IS_READY]
         return DecodeView(
-            context_tokens=rows[Column.CONTEXT],
-            remaining_tokens=_remaining(rows, rows[Column.LIMIT]),
-            expected_tokens=self._expected(rows, is_ready),
-            held_blocks=rows[Column.HELD],
-            is_ready=is_ready.astype(np.bool_),
-            wanted_tokens=wanted[Column.CONTEXT],
-            wanted_remaining=_remaining(wanted, wanted[Column.LIMIT]),
-            wanted_expected=self._expected(wanted, 0),
-            error_tokens=self.lengths.error_tokens,
+            rows=self._rows.columns,
+            wanted=self._wanted.columns,
+            lengths=self.lengths,
             block_tokens=self._pool.block_tokens,
             total_blocks=self._pool.num_blocks,
             free_blocks=self._pool.num_free,
@@ -162,11 +142,6 @@ class DecodeService:
             parked_blocks=parked_blocks,
             max_running=self._max_running,
         )
-
-    def _expected(self, columns: NDArray[np.int64], is_ready: NDArray[np.int64] | int) -> NDArray[np.int64]:
-        """Tokens still to store, by the lengths of earlier answers; a row that is ready has a token not yet stored."""
-        written = columns[Column.CONTEXT] - columns[Column.PROMPT] + is_ready
-        return _remaining(columns, self.lengths.predict(written, columns[Column.LIMIT], columns[Column.TURN]))
 
     def _prompt_blocks(self, sequence: Sequence) -> int:
         return -(-len(sequence.token_ids) // self._pool.block_tokens)
@@ -301,12 +276,6 @@ class DecodeService:
 def _numbers(sequence: Sequence, context_tokens: int, turn: int) -> tuple[int, int, int, int]:
     request = sequence.request
     return context_tokens, request.num_prompt_tokens, request.sampling.max_tokens, turn
-
-
-def _remaining(columns: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Tokens still to store of answers that end at ``lengths`` tokens; the last of an answer never is stored."""
-    remaining: NDArray[np.int64] = columns[Column.PROMPT] + lengths - 1 - columns[Column.CONTEXT]
-    return remaining
 
 
 def _arrival(sealed: Sealed | None, step_s: float) -> Arrival | None:

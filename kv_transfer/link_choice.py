@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 ON_ONE_HOST = frozenset({"shm", "cuda_ipc"})  # kinds that need both workers on one host
 BETWEEN_DEVICES = frozenset({"nccl", "cuda_ipc"})  # kinds that need a GPU at both ends
 BETWEEN_TWO_DEVICES = frozenset({"nccl"})  # and not the same one
-MIN_CHUNK_BYTES = 4096  # smaller ones would cost more than they move
 UNSAID_CHUNK_BYTES = 8 << 20  # of a peer that does not say: what workers cut at before they said so
 _MAX_KINDS = 16
 _MAX_TEXT = 200
@@ -95,7 +94,6 @@ def _obstacle(kind: str, ours: LinkOffer, theirs: LinkOffer) -> str:
         return f"{kind} needs a GPU at both ends"
     if kind in BETWEEN_TWO_DEVICES and ours.device == theirs.device:
         return f"{kind} cannot link two workers on one GPU ({ours.device})"
-    size = agreed_chunk_bytes(kind, ours, theirs)
-    if size < MIN_CHUNK_BYTES:
-        return f"{kind} cannot be cut into chunks of {size} bytes; {MIN_CHUNK_BYTES} are the least"
+    if agreed_chunk_bytes(kind, ours, theirs) < 1:
+        return f"the peer cuts what goes over {kind} into chunks of no bytes"
     return ""

@@ -76,6 +76,11 @@ class PrefillService:
         return sum(len(o.block_ids) for o in self._outgoing.values() if o.is_computed and not o.is_granted)
 
     @property
+    def excess_parked_blocks(self) -> int:
+        """Parked beyond what may be: by handoffs that were granted and lost their targets."""
+        return max(0, self.parked_blocks - self._parked_limit_blocks)
+
+    @property
     def busy_blocks(self) -> int:
         """Held by sends that come to an end by themselves: still being computed, or granted."""
         return sum(len(o.block_ids) for o in self._outgoing.values() if o.is_granted or not o.is_computed)

@@ -50,8 +50,10 @@ def find_candidates(demand: Demand, view: ClusterView, settings: PlacementSettin
     """
     if _is_too_large(demand, view):
         return Reject(RejectReason.TOO_LARGE)
-    prefillers = view.prefills & view.is_ready & (_blocks(demand.num_tokens, view) <= view.total_blocks)
-    decoders = view.decodes & view.is_ready & (_blocks(demand.peak_tokens, view) <= view.total_blocks)
+    prefillers, decoders = view.roster.can_prefill, view.roster.can_decode
+    if demand.peak_tokens > view.roster.least_tokens:  # not everybody's KV holds it
+        prefillers = prefillers & (_blocks(demand.num_tokens, view) <= view.total_blocks)
+        decoders = decoders & (_blocks(demand.peak_tokens, view) <= view.total_blocks)
     if demand.parked_on is not None:
         prefillers = np.array([worker_id == demand.parked_on for worker_id in view.worker_ids], np.bool_)
     elif _fails_without_prefill(settings) and not prefillers.any():
@@ -83,9 +85,9 @@ def _to_decode(
     if not roomy.any():
         return Hold(HoldReason.DECODE_BLOCKS)
     to_pair, to_localise = _allowed(demand, settings, view, prefillers, decoders)
-    may_prefill = prefillers & to_pair & _has_short_queue(demand, view, settings)
-    may_localise = roomy & to_localise & _has_short_queue(demand, view, settings)
-    masks = (may_prefill, roomy, may_localise)
+    is_short = _has_short_queue(demand, view, settings)
+    may_prefill = prefillers & to_pair & is_short
+    masks = (may_prefill, roomy, roomy & to_localise & is_short)
     liked = Candidates(*(_preferred(mask, demand, view, settings) for mask in masks))
     found = liked if liked.has_plan else Candidates(*(np.flatnonzero(mask) for mask in masks))
     if found.has_plan:
@@ -111,16 +113,18 @@ def _allowed(
 
 
 def _is_too_large(demand: Demand, view: ClusterView) -> bool:
-    hosts = view.decodes if demand.decodes else np.ones_like(view.decodes)
-    return bool(hosts.any()) and not (hosts & (_blocks(demand.peak_tokens, view) <= view.total_blocks)).any()
+    most_tokens = view.roster.most_decode_tokens if demand.decodes else view.roster.most_tokens
+    return most_tokens >= 0 and bool(view.worker_ids) and demand.peak_tokens > most_tokens
 
 
 def _fails_without_prefill(settings: PlacementSettings) -> bool:
     return settings.on_prefill_loss == OnPrefillLoss.FAIL and settings.disaggregate != Disaggregate.NEVER
 
 
-def _blocks(num_tokens: int, view: ClusterView) -> NDArray[np.int64]:
-    return -(-num_tokens // view.block_tokens)
+def _blocks(num_tokens: int, view: ClusterView) -> NDArray[np.int64] | int:
+    """[N], or one number where all workers' blocks are of one size."""
+    size = view.roster.same_block_tokens
+    return -(-num_tokens // (size or view.block_tokens))
 
 
 def _has_room(demand: Demand, view: ClusterView) -> Mask:
@@ -133,9 +137,9 @@ def _has_short_queue(demand: Demand, view: ClusterView, settings: PlacementSetti
     if demand.parked_on is not None:
         return np.ones_like(view.is_ready)
     waiting = view.waiting_prefill_tokens
-    fits: Mask = waiting + demand.num_tokens <= settings.max_waiting_prefill_tokens
-    is_empty: Mask = waiting == 0
-    return fits | is_empty
+    limit = settings.max_waiting_prefill_tokens - demand.num_tokens
+    short: Mask = waiting <= max(limit, 0)  # an empty queue is always short
+    return short
 
 
 def _preferred(able: Mask, demand: Demand, view: ClusterView, settings: PlacementSettings) -> Workers:
@@ -143,12 +147,18 @@ def _preferred(able: Mask, demand: Demand, view: ClusterView, settings: Placemen
 
     A worker that decodes speaks with every step; an idle one has nothing to say and is welcome.
     """
-    avoided = np.array([worker_id in demand.avoid for worker_id in view.worker_ids], np.bool_)
-    stuck = (view.running > 0) & (view.age_s > settings.stale_s)
-    for unwanted in (avoided, stuck):
-        if (able & ~unwanted).any():
-            able = able & ~unwanted
+    if demand.avoid:
+        able = _without(able, np.array([worker_id in demand.avoid for worker_id in view.worker_ids], np.bool_))
+    is_late = view.age_s > settings.stale_s
+    if is_late.any():
+        able = _without(able, is_late & (view.running > 0))
     return np.flatnonzero(able)
+
+
+def _without(able: Mask, unwanted: Mask) -> Mask:
+    """``able`` without the unwanted, unless nobody would be left."""
+    left = able & ~unwanted
+    return left if left.any() else able
 
 
 def _has_pair(prefill: Workers, decode: Workers) -> bool:

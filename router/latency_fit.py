@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from twinpool.router.estimate import LinearForm, StepForm, fit_relative
 
-Numbers = NDArray[np.float64]
+Column = NDArray[np.float64]
 LONG_PREFILL_TOKENS = 1024
 LARGE_BATCH = 16
 MAX_ROUNDS = 10
@@ -33,11 +33,11 @@ class Region(StrEnum):
 class StepRows:
     """M measured steps; what each column means is said at `StepForm.seconds`."""
 
-    prefill_tokens: Numbers  # [M]
-    prefill_squares: Numbers  # [M]
-    context_tokens: Numbers  # [M]
-    batch: Numbers  # [M]
-    seconds: Numbers  # [M] over 0
+    prefill_tokens: Column  # [M]
+    prefill_squares: Column  # [M]
+    context_tokens: Column  # [M]
+    batch: Column  # [M]
+    seconds: Column  # [M] over 0
 
     @property
     def is_prefill(self) -> NDArray[np.bool_]:
@@ -98,7 +98,7 @@ def fit_linear(rows: StepRows) -> LinearFit:
     return LinearFit(form, errors_by_region(form, rows))
 
 
-def _terms(rows: StepRows, *, prefill_is_larger: bool) -> Numbers:
+def _terms(rows: StepRows, *, prefill_is_larger: bool) -> Column:
     """[M, 6] in the order of LinearForm's fields."""
     pays_a = rows.is_prefill & (prefill_is_larger | ~rows.is_decode)
     pays_alpha = rows.is_decode & (~rows.is_prefill | (not prefill_is_larger))
@@ -113,6 +113,6 @@ def errors_by_region(form: StepForm, rows: StepRows) -> dict[Region, FitError]:
     return {region: summarise_errors(errors[chosen]) for region, chosen in rows.regions().items() if chosen.any()}
 
 
-def summarise_errors(errors: Numbers) -> FitError:
+def summarise_errors(errors: Column) -> FitError:
     """Median and 90th percentile of relative errors [K]; K is over 0."""
     return FitError(len(errors), float(np.median(errors)), float(np.percentile(errors, 90)))

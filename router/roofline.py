@@ -72,11 +72,11 @@ class Efficiency:
     """
 
     compute: float = 0.739  # of FLOP/s, in matrix products
-    attention: float = 0.38  # of FLOP/s, in attention of prefill
+    attention: float = 0.379  # of FLOP/s, in attention of prefill
     weights: float = 1.0  # of memory bandwidth, reading weights
     kv: float = 0.687  # of memory bandwidth, reading KV
     peers: float = 0.277  # of bandwidth between GPUs, in all-reduces
-    overlap: float = 0.0723  # of the shorter of arithmetic and reading weights, hidden behind the longer
+    overlap: float = 0.0729  # of the shorter of arithmetic and reading weights, hidden behind the longer
     layer_s: float = 1.7e-4  # a layer's launches
     hop_s: float = 5.48e-6  # an all-reduce's latency, for each doubling of the ranks
     sequence_s: float = 1e-7  # what each decoded sequence costs the engine

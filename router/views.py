@@ -3,9 +3,11 @@
 Knows no policy, no transport and no clock: `now` is an argument, in seconds of the gateway's monotonic clock.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import TypeVar
+from operator import attrgetter
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,33 +55,6 @@ class WorkerView:
     kind: str = ""  # what it is predicted by: a name in PlacementSettings.latencies, or any other
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ClusterView:
-    """All workers at one moment, as read-only arrays over N workers in order of their ids.
-
-    Loads are the workers' own words plus the gateway's orders that those words cannot include yet.
-    """
-
-    worker_ids: tuple[str, ...]
-    prefills: NDArray[np.bool_]  # [N] its role includes prefill; a mixed worker has both
-    decodes: NDArray[np.bool_]  # [N] its role includes decode
-    is_ready: NDArray[np.bool_]  # [N]
-    total_blocks: NDArray[np.int64]  # [N]
-    block_tokens: NDArray[np.int64]  # [N]
-    kinds: tuple[str, ...]  # each once, sorted
-    kind: NDArray[np.int64]  # [N] place in kinds
-    age_s: NDArray[np.float64]  # [N] since the worker was last heard
-    free_blocks: NDArray[np.int64]  # [N]
-    running: NDArray[np.int64]  # [N]
-    context_tokens: NDArray[np.int64]  # [N]
-    waiting_prefills: NDArray[np.int64]  # [N]
-    waiting_prefill_tokens: NDArray[np.int64]  # [N]
-    reservations: NDArray[np.int64]  # [N]
-    reserved_blocks: NDArray[np.int64]  # [N]
-    parked_blocks: NDArray[np.int64]  # [N]
-    peak_blocks: NDArray[np.int64]  # [N]
-
-
 Kind = TypeVar("Kind", bound=np.generic)
 
 _COUNTS = (
@@ -95,6 +70,111 @@ _COUNTS = (
 )
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Roster:
+    """Who the N workers are, in order of their ids, as read-only arrays [N]: what seldom changes, and views share."""
+
+    worker_ids: tuple[str, ...]
+    prefills: NDArray[np.bool_]  # its role includes prefill; a mixed worker has both
+    decodes: NDArray[np.bool_]  # its role includes decode
+    is_ready: NDArray[np.bool_]
+    total_blocks: NDArray[np.int64]
+    block_tokens: NDArray[np.int64]
+    kinds: tuple[str, ...]  # each once, sorted
+    kind: NDArray[np.int64]  # place in kinds
+    can_prefill: NDArray[np.bool_]  # ready ones
+    can_decode: NDArray[np.bool_]
+    least_tokens: int  # that a worker's KV holds
+    most_tokens: int
+    most_decode_tokens: int  # of those that decode, ready or not; -1 when there is none
+    same_block_tokens: int  # of all workers; 0 where they differ
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ClusterView:
+    """All workers at one moment, as read-only arrays over N workers in order of their ids.
+
+    Loads are the workers' own words plus the gateway's orders that those words cannot include yet.
+    """
+
+    roster: Roster
+    age_s: NDArray[np.float64]  # [N] since the worker was last heard
+    counts: NDArray[np.int64]  # [9, N]; by name below
+
+    @property
+    def worker_ids(self) -> tuple[str, ...]:
+        return self.roster.worker_ids
+
+    @property
+    def prefills(self) -> NDArray[np.bool_]:
+        return self.roster.prefills
+
+    @property
+    def decodes(self) -> NDArray[np.bool_]:
+        return self.roster.decodes
+
+    @property
+    def is_ready(self) -> NDArray[np.bool_]:
+        return self.roster.is_ready
+
+    @property
+    def total_blocks(self) -> NDArray[np.int64]:
+        return self.roster.total_blocks
+
+    @property
+    def block_tokens(self) -> NDArray[np.int64]:
+        return self.roster.block_tokens
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        return self.roster.kinds
+
+    @property
+    def kind(self) -> NDArray[np.int64]:
+        return self.roster.kind
+
+    @property
+    def free_blocks(self) -> NDArray[np.int64]:
+        return self.counts[0]
+
+    @property
+    def running(self) -> NDArray[np.int64]:
+        return self.counts[1]
+
+    @property
+    def context_tokens(self) -> NDArray[np.int64]:
+        return self.counts[2]
+
+    @property
+    def waiting_prefills(self) -> NDArray[np.int64]:
+        return self.counts[3]
+
+    @property
+    def waiting_prefill_tokens(self) -> NDArray[np.int64]:
+        return self.counts[4]
+
+    @property
+    def reservations(self) -> NDArray[np.int64]:
+        return self.counts[5]
+
+    @property
+    def reserved_blocks(self) -> NDArray[np.int64]:
+        return self.counts[6]
+
+    @property
+    def parked_blocks(self) -> NDArray[np.int64]:
+        return self.counts[7]
+
+    @property
+    def peak_blocks(self) -> NDArray[np.int64]:
+        return self.counts[8]
+
+
+_own_counts = attrgetter(*_COUNTS)
+_WAITING_PREFILLS, _WAITING_PREFILL_TOKENS = _COUNTS.index("waiting_prefills"), _COUNTS.index("waiting_prefill_tokens")
+_RESERVATIONS, _RESERVED_BLOCKS = _COUNTS.index("reservations"), _COUNTS.index("reserved_blocks")
+
+
 @dataclass(frozen=True, slots=True)
 class _Order:
     """Work sent to a worker when its last known load had ``version``."""
@@ -106,9 +186,13 @@ class _Order:
 
 @dataclass(slots=True)
 class _Row:
-    worker: WorkerView
+    worker: WorkerView  # its load is in ``load``
+    load: WorkerLoad
     heard_at: float
     orders: dict[str, _Order] = field(default_factory=dict)  # by request id
+
+    def view(self) -> WorkerView:
+        return replace(self.worker, load=self.load)
 
 
 class ViewTable:
@@ -116,12 +200,13 @@ class ViewTable:
 
     def __init__(self) -> None:
         self._rows: dict[str, _Row] = {}
-        self._rebuild()
+        self._is_stale = True  # who is there has changed: all arrays are made anew when next asked for
+        self._column: dict[str, int] = {}
 
     def join(self, worker: WorkerView, now: float) -> None:
         """A worker said hello. An earlier incarnation of the same id is forgotten, with all orders sent to it."""
-        self._rows[worker.worker_id] = _Row(worker, now)
-        self._rebuild()
+        self._rows[worker.worker_id] = _Row(worker, worker.load, now)
+        self._is_stale = True
 
     def update(self, worker_id: str, load: WorkerLoad, now: float) -> None:
         """Take a worker's word on its load; one that is not newer than the last only counts as a sign of life.
@@ -133,8 +218,12 @@ class ViewTable:
         if row.worker.state == WorkerState.LOST:
             return
         row.heard_at = now
-        if load.version > row.worker.load.version:
-            row.worker = replace(row.worker, load=load)
+        if load.version <= row.load.version:
+            if not self._is_stale:
+                self._heard_at[self._column[worker_id]] = now
+            return
+        row.load = load
+        if row.orders:
             row.orders = {key: order for key, order in row.orders.items() if order.version + 1 >= load.version}
         self._refresh(worker_id)
 
@@ -150,13 +239,13 @@ class ViewTable:
         """The worker takes other work from now on; what it has goes on."""
         row = self._rows[worker_id]
         row.worker = replace(row.worker, role=role)
-        self._rebuild()
+        self._is_stale = True
 
     def lost(self, worker_id: str) -> None:
         """The worker is gone, and all its work with it. Idempotent."""
         row = self._rows[worker_id]
         row.orders.clear()
-        row.worker = replace(row.worker, load=WorkerLoad())
+        row.load = WorkerLoad()
         self._set_state(worker_id, WorkerState.LOST)
 
     def add_inflight(
@@ -169,7 +258,7 @@ class ViewTable:
         row = self._rows[worker_id]
         if row.worker.state == WorkerState.LOST:
             return
-        row.orders[request_id] = _Order(row.worker.load.version, prefill_tokens, reserve_blocks)
+        row.orders[request_id] = _Order(row.load.version, prefill_tokens, reserve_blocks)
         self._refresh(worker_id)
 
     def settle(self, worker_id: str, request_id: str) -> None:
@@ -180,78 +269,92 @@ class ViewTable:
     def worker(self, worker_id: str) -> WorkerView:
         """One worker, with its own word on its load and the orders that this cannot include yet."""
         row = self._rows[worker_id]
-        counts = dict(zip(_COUNTS, _counted(row), strict=True))
-        return replace(row.worker, load=replace(row.worker.load, **counts))
+        counts: dict[str, Any] = dict(zip(_COUNTS, _counted(row), strict=True))
+        return replace(row.worker, load=replace(row.load, **counts))
 
     def workers(self) -> tuple[WorkerView, ...]:
         """Every worker that ever joined, by id, with its own word on its load."""
-        return tuple(self._rows[worker_id].worker for worker_id in self._ids)
+        return tuple(self._rows[worker_id].view() for worker_id in sorted(self._rows))
 
     def snapshot(self, now: float) -> ClusterView:
         """Freeze what is known, own orders in flight included; later changes of the table do not show in it."""
+        if self._is_stale:
+            self._rebuild()
         counts = self._counts.copy()
         age_s = now - self._heard_at
         counts.flags.writeable = age_s.flags.writeable = False
-        return ClusterView(
-            self._ids,
-            self._prefills,
-            self._decodes,
-            self._is_ready,
-            self._total_blocks,
-            self._block_tokens,
-            self._kinds,
-            self._kind,
-            age_s,
-            *counts,
-        )
+        return ClusterView(self._roster, age_s, counts)
 
     def check(self) -> None:
         """Recompute every array from the rows; AssertionError if one differs."""
         fresh = ViewTable()
         fresh._rows = self._rows
         fresh._rebuild()
-        assert fresh._ids == self._ids
+        if self._is_stale:
+            return
+        assert fresh._roster.worker_ids == self._roster.worker_ids
+        assert np.array_equal(fresh._roster.is_ready, self._roster.is_ready)
         assert np.array_equal(fresh._counts, self._counts)
         assert np.array_equal(fresh._heard_at, self._heard_at)
-        assert np.array_equal(fresh._is_ready, self._is_ready)
 
     def _set_state(self, worker_id: str, state: WorkerState) -> None:
         row = self._rows[worker_id]
         row.worker = replace(row.worker, state=state)
-        self._rebuild()
+        self._is_stale = True
 
     def _refresh(self, worker_id: str) -> None:
+        if self._is_stale:
+            return
         column, row = self._column[worker_id], self._rows[worker_id]
         self._counts[:, column] = _counted(row)
         self._heard_at[column] = row.heard_at
 
     def _rebuild(self) -> None:
         """Make all arrays anew. Those that snapshots share are replaced here and never written to."""
-        self._ids = tuple(sorted(self._rows))
-        self._column = {worker_id: column for column, worker_id in enumerate(self._ids)}
-        workers = self.workers()
-        self._prefills = _frozen([worker.role != Role.DECODE for worker in workers], np.bool_)
-        self._decodes = _frozen([worker.role != Role.PREFILL for worker in workers], np.bool_)
-        self._is_ready = _frozen([worker.state == WorkerState.READY for worker in workers], np.bool_)
-        self._total_blocks = _frozen([worker.total_blocks for worker in workers], np.int64)
-        self._block_tokens = _frozen([worker.block_tokens for worker in workers], np.int64)
-        self._kinds = tuple(sorted({worker.kind for worker in workers}))
-        self._kind = _frozen([self._kinds.index(worker.kind) for worker in workers], np.int64)
-        self._counts = np.zeros((len(_COUNTS), len(workers)), np.int64)
-        self._heard_at = np.zeros(len(workers), np.float64)
-        for worker_id in self._ids:
-            self._refresh(worker_id)
+        rows = [self._rows[worker_id] for worker_id in sorted(self._rows)]
+        self._roster = _roster([row.worker for row in rows])
+        self._column = {worker_id: column for column, worker_id in enumerate(self._roster.worker_ids)}
+        self._counts = np.array([_counted(row) for row in rows], np.int64).reshape(len(rows), len(_COUNTS)).T.copy()
+        self._heard_at = np.array([row.heard_at for row in rows], np.float64)
+        self._is_stale = False
+
+
+def _roster(workers: Sequence[WorkerView]) -> Roster:
+    prefills = _frozen([worker.role != Role.DECODE for worker in workers], np.bool_)
+    decodes = _frozen([worker.role != Role.PREFILL for worker in workers], np.bool_)
+    is_ready = _frozen([worker.state == WorkerState.READY for worker in workers], np.bool_)
+    kinds = tuple(sorted({worker.kind for worker in workers}))
+    tokens = [worker.total_blocks * worker.block_tokens for worker in workers]
+    sizes = {worker.block_tokens for worker in workers}
+    return Roster(
+        worker_ids=tuple(worker.worker_id for worker in workers),
+        prefills=prefills,
+        decodes=decodes,
+        is_ready=is_ready,
+        total_blocks=_frozen([worker.total_blocks for worker in workers], np.int64),
+        block_tokens=_frozen([worker.block_tokens for worker in workers], np.int64),
+        kinds=kinds,
+        kind=_frozen([kinds.index(worker.kind) for worker in workers], np.int64),
+        can_prefill=prefills & is_ready,
+        can_decode=decodes & is_ready,
+        least_tokens=min(tokens, default=0),
+        most_tokens=max(tokens, default=0),
+        most_decode_tokens=max(
+            (size for size, decodes_too in zip(tokens, decodes, strict=True) if decodes_too), default=-1
+        ),
+        same_block_tokens=sizes.pop() if len(sizes) == 1 else 0,
+    )
 
 
 def _counted(row: _Row) -> list[int]:
     """A worker's column of ``_COUNTS``: its own word and the orders it has not spoken of."""
-    counts = {name: getattr(row.worker.load, name) for name in _COUNTS}
+    counts = list(_own_counts(row.load))
     for order in row.orders.values():
-        counts["waiting_prefills"] += order.prefill_tokens > 0
-        counts["waiting_prefill_tokens"] += order.prefill_tokens
-        counts["reservations"] += order.reserve_blocks > 0
-        counts["reserved_blocks"] += order.reserve_blocks
-    return list(counts.values())
+        counts[_WAITING_PREFILLS] += order.prefill_tokens > 0
+        counts[_WAITING_PREFILL_TOKENS] += order.prefill_tokens
+        counts[_RESERVATIONS] += order.reserve_blocks > 0
+        counts[_RESERVED_BLOCKS] += order.reserve_blocks
+    return counts
 
 
 def _frozen(values: list[int] | list[bool], kind: type[Kind]) -> NDArray[Kind]:

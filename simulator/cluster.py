@@ -73,6 +73,7 @@ class SimulatedCluster:
     def __init__(self, scenario: Scenario, observers: Sequence[Observer] = ()) -> None:
         self.world = World(scenario.seed)
         self._scenario = scenario
+        self._message_s = scenario.message_s
         self._observer = observers[0] if len(observers) == 1 else _Fan(observers)
         self._places = {worker.worker_id: place for place, worker in enumerate(scenario.workers)}
         assert len(self._places) == len(scenario.workers), "two workers of one id"
@@ -155,7 +156,7 @@ class SimulatedCluster:
             for gateway in self.gateways:
                 gateway.heard(worker_id, news)
 
-        self.world.after(self._scenario.message_s, deliver)
+        self.world.send(self._message_s, deliver)
 
     def _make(self, place: int) -> WorkerProcess:
         worker, start = self._scenario.workers[place], self._starts[place]
@@ -190,7 +191,7 @@ class SimulatedCluster:
             for other in self.processes:
                 other.peer_lost(place)
 
-        self.world.after(self._scenario.message_s, noticed)
+        self.world.send(self._message_s, noticed)
 
     def start(self, place: int) -> None:
         """A new process says hello."""

@@ -4,14 +4,13 @@ Stands where decode_worker/service.py stands in a live worker. Decides nothing.
 """
 
 from dataclasses import dataclass, field
-from enum import IntEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
 from twinpool.decode_worker import batching
 from twinpool.decode_worker.age_table import AgeTable
-from twinpool.decode_worker.batching import DecodeView
+from twinpool.decode_worker.batching import Column, DecodeView
 from twinpool.decode_worker.lengths import LengthHistory
 from twinpool.model.step import StepPlan
 from twinpool.simulator.attempt import Attempt
@@ -20,16 +19,7 @@ from twinpool.simulator.pool import CountedPool, Holding
 STEPS_PER_FORECAST = 16  # as in a live worker
 
 
-class Column(IntEnum):
-    """What is kept of each sequence; of one that wants to join, only what comes before HELD."""
-
-    CONTEXT = 0  # tokens whose KV is stored, or will be once it is ready
-    PROMPT = 1
-    LIMIT = 2  # of the answer
-    TURN = 3  # how many sequences wanted to join before
-    HELD = 4  # blocks
-    IS_READY = 5
-    FINAL = 6  # context when the answer will be complete: the world's, never shown to a policy
+FINAL = len(Column)  # context when the answer will be complete: the world's, below what policies look at
 
 
 @dataclass(slots=True, eq=False)
@@ -51,11 +41,13 @@ class DecodeRows:
         self._pool = pool
         self._block_tokens = block_tokens
         self._max_running = max_running
-        self._rows = AgeTable[Row](len(Column))
+        self._rows = AgeTable[Row](len(Column) + 1)
         self._wanted = AgeTable[Row](Column.HELD)
         self._by_attempt: dict[Attempt, Row] = {}  # in either table
         self._num_came = 0
         self.lengths = LengthHistory()
+        self._num_ready = 0
+        self._context_tokens = 0
         self._recent_peak = 0
         self._steps_since_forecast = STEPS_PER_FORECAST
 
@@ -71,19 +63,17 @@ class DecodeRows:
 
     @property
     def num_running(self) -> int:
-        return int(self._rows.columns[Column.IS_READY].sum()) if len(self._rows) else 0
+        return self._num_ready
 
     @property
     def context_tokens(self) -> int:
-        return int(self._rows.columns[Column.CONTEXT].sum()) if len(self._rows) else 0
+        """Of all rows; those that are not ready count with what they will have."""
+        return self._context_tokens
 
     @property
     def wanted_blocks(self) -> int:
         """What those that want to join are expected to hold at their end."""
-        if not len(self._wanted):
-            return 0
-        tokens = self._wanted.columns[Column.CONTEXT] + self._expected(self._wanted.columns, 0)
-        return int((-(-tokens // self._block_tokens)).sum())
+        return batching.wanted_blocks(self._view(busy_blocks=0, parked_blocks=0)) if len(self._wanted) else 0
 
     # --- decide ---------------------------------------------------------------------------------------------------
 
@@ -94,18 +84,10 @@ class DecodeRows:
         return batching.decide(self._view(busy_blocks, parked_blocks), now)
 
     def _view(self, busy_blocks: int, parked_blocks: int) -> DecodeView:
-        rows, wanted = self._rows.columns, self._wanted.columns
-        is_ready = rows[Column.IS_READY]
         return DecodeView(
-            context_tokens=rows[Column.CONTEXT],
-            remaining_tokens=_remaining(rows, rows[Column.LIMIT]),
-            expected_tokens=self._expected(rows, is_ready),
-            held_blocks=rows[Column.HELD],
-            is_ready=is_ready.astype(np.bool_),
-            wanted_tokens=wanted[Column.CONTEXT],
-            wanted_remaining=_remaining(wanted, wanted[Column.LIMIT]),
-            wanted_expected=self._expected(wanted, 0),
-            error_tokens=self.lengths.error_tokens,
+            rows=self._rows.columns,
+            wanted=self._wanted.columns,
+            lengths=self.lengths,
             block_tokens=self._block_tokens,
             total_blocks=self._pool.num_blocks,
             free_blocks=self._pool.num_free,
@@ -113,10 +95,6 @@ class DecodeRows:
             parked_blocks=parked_blocks,
             max_running=self._max_running,
         )
-
-    def _expected(self, columns: NDArray[np.int64], is_ready: NDArray[np.int64] | int) -> NDArray[np.int64]:
-        written = columns[Column.CONTEXT] - columns[Column.PROMPT] + is_ready
-        return _remaining(columns, self.lengths.predict(written, columns[Column.LIMIT], columns[Column.TURN]))
 
     def peak_blocks(self) -> int:
         """Forecast of the most blocks that the rows will hold at once, and what it may be wrong by."""
@@ -172,6 +150,7 @@ class DecodeRows:
         self._wanted.remove(row)
         held = -(-attempt.num_tokens // self._block_tokens)
         self._rows.add(row, attempt.age_order, (*_numbers(row), held, 0, attempt.final_context))
+        self._context_tokens += attempt.num_tokens
         self._steps_since_forecast = STEPS_PER_FORECAST
         return row
 
@@ -181,6 +160,7 @@ class DecodeRows:
         if row is None:
             return False
         self._rows.columns[Column.IS_READY, self._rows.index(row)] = 1
+        self._num_ready += 1
         self._publish(row, attempt.num_tokens)
         self._steps_since_forecast = STEPS_PER_FORECAST
         return True
@@ -191,41 +171,51 @@ class DecodeRows:
 
     # --- apply ----------------------------------------------------------------------------------------------------
 
-    def steps_to_first_end(self, indices: NDArray[np.intp]) -> int:
-        """Decode steps until the first answer of these rows is complete."""
-        columns = self._rows.columns
-        return int((columns[Column.FINAL, indices] - columns[Column.CONTEXT, indices]).min())
+    def outlook(self, indices: NDArray[np.intp]) -> tuple[int, int]:
+        """(Decode steps until the first answer of these rows is complete, tokens that they hold together)."""
+        columns = self._columns(indices)
+        context = columns[Column.CONTEXT]
+        return int((columns[FINAL] - context).min()), int(context.sum())
 
-    def context_of(self, indices: NDArray[np.intp]) -> int:
-        """Tokens that these rows hold together."""
-        return int(self._rows.columns[Column.CONTEXT, indices].sum())
+    def _columns(self, indices: NDArray[np.intp]) -> NDArray[np.int64]:
+        """Of these rows; a view where they are all."""
+        columns = self._rows.columns
+        return columns if len(indices) == columns.shape[1] else columns[:, indices]
 
     def reserve_next(self, indices: NDArray[np.intp]) -> None:
         """Make sure that the next token of each of these rows has a block."""
         if len(indices):
-            self._hold(indices, self._rows.columns[Column.CONTEXT, indices] + 1)
+            self._hold(indices, 1)
 
-    def _hold(self, indices: NDArray[np.intp], context: NDArray[np.int64]) -> None:
-        """Give these rows blocks for so many tokens each."""
-        columns = self._rows.columns
-        lacks = context > columns[Column.HELD, indices] * self._block_tokens
-        if not lacks.any():
+    def _hold(self, indices: NDArray[np.intp], num_more: int) -> None:
+        """Give these rows blocks for so many more tokens each than they have stored."""
+        columns = self._columns(indices)
+        lacks = columns[Column.CONTEXT] + num_more > columns[Column.HELD] * self._block_tokens
+        if not np.count_nonzero(lacks):
             return
-        needed = -(-context[lacks] // self._block_tokens)
-        places = indices[lacks]
+        places, columns = indices[lacks], self._rows.columns
+        needed = -(-(columns[Column.CONTEXT, places] + num_more) // self._block_tokens)
         new = needed - columns[Column.HELD, places]
         columns[Column.HELD, places] = needed
         for place, count in zip(places.tolist(), new.tolist(), strict=True):
             self._pool.take(self._rows[place].holding, count)
 
-    def stepped(self, indices: NDArray[np.intp], num_steps: int) -> list[Row]:
-        """So many decode steps of these rows have run: they hold more, and those that are complete are returned."""
+    def stepped(self, indices: NDArray[np.intp], num_steps: int) -> None:
+        """So many decode steps of these rows have run: they hold more."""
+        if num_steps > 1:
+            self._hold(indices, num_steps)
         columns = self._rows.columns
-        context = columns[Column.CONTEXT, indices] + num_steps
-        columns[Column.CONTEXT, indices] = context
-        self._hold(indices, context)
+        if len(indices) == columns.shape[1]:
+            columns[Column.CONTEXT] += num_steps
+        else:
+            columns[Column.CONTEXT, indices] += num_steps
+        self._context_tokens += num_steps * len(indices)
         self._steps_since_forecast += num_steps
-        ended = indices[context >= columns[Column.FINAL, indices]]
+
+    def complete(self, indices: NDArray[np.intp]) -> list[Row]:
+        """Those whose answers are complete."""
+        columns = self._rows.columns
+        ended = indices[columns[Column.CONTEXT, indices] >= columns[FINAL, indices]]
         return [self._rows[place] for place in ended.tolist()]
 
     def tokens_said(self, row: Row) -> int:
@@ -251,6 +241,9 @@ class DecodeRows:
             self._wanted.remove(row)
             return
         self._pool.release(row.holding)
+        place = self._rows.index(row)
+        self._context_tokens -= int(self._rows.columns[Column.CONTEXT, place])
+        self._num_ready -= int(self._rows.columns[Column.IS_READY, place])
         self._rows.remove(row)
         self._steps_since_forecast = STEPS_PER_FORECAST
 
@@ -266,9 +259,3 @@ class DecodeRows:
 def _numbers(row: Row) -> tuple[int, int, int, int]:
     request = row.attempt.request
     return row.attempt.num_tokens, request.num_prompt_tokens, request.sampling.max_tokens, row.turn
-
-
-def _remaining(columns: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Tokens still to store of answers that end at ``lengths`` tokens; the last of an answer never is stored."""
-    remaining: NDArray[np.int64] = columns[Column.PROMPT] + lengths - 1 - columns[Column.CONTEXT]
-    return remaining

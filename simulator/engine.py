@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from twinpool.model.step import StepPlan, Wait
 from twinpool.prefill_worker.batching import spare_blocks, token_budget
-from twinpool.router.views import WorkerLoad
 from twinpool.simulator.attempt import Attempt, Destination
 from twinpool.simulator.decode_rows import DecodeRows, Row
 from twinpool.simulator.observer import Steps
@@ -24,6 +23,9 @@ from twinpool.simulator.pool import CountedPool
 from twinpool.simulator.prompt_queue import Prompt, PromptQueue
 from twinpool.simulator.scenario import Scenario, SimulatedWorker
 from twinpool.simulator.world import Timer, World
+
+
+Counts = tuple[int, int, int, int, int, int, int, int, int, str]  # the fields of WorkerLoad after its version
 
 
 class EngineEvents(Protocol):
@@ -53,6 +55,7 @@ class _Run:
     prompts: list[Prompt]
     timer: Timer | None = None
     is_cut: bool = False
+    first_end: int = 0  # steps until the first answer of the rows is complete
 
 
 class SimulatedEngine:
@@ -217,11 +220,13 @@ class SimulatedEngine:
                 if prompt.destination is Destination.HANDOFF:
                     self._events.began(prompt)
             prompt.chunk_tokens = min(chunk.num_tokens, prompt.remaining_tokens)
-        num_steps = 1 if chosen or not len(indices) else min(repeat, self.rows.steps_to_first_end(indices))
-        context = self.rows.context_of(indices) if len(indices) else 0
+        num_steps, first_end, context = 1, 0, 0
         if len(indices):
+            first_end, context = self.rows.outlook(indices)
+            num_steps = 1 if chosen else min(repeat, first_end)
             self._events.stepping()
         run = _Run(now, num_steps, self._draw_factor(num_steps), indices, context, [prompt for prompt, _ in chosen])
+        run.first_end = first_end
         self._run = run
         ends_s = now + self._seconds(run, num_steps)
         run.timer = self._world.at(ends_s, self._complete)
@@ -278,7 +283,8 @@ class SimulatedEngine:
         self._is_turning = True  # what is posted meanwhile waits for the turn below
         self._tell_steps(run)
         if len(run.rows):
-            for row in self.rows.stepped(run.rows, run.num_steps):
+            self.rows.stepped(run.rows, run.num_steps)
+            for row in self.rows.complete(run.rows) if run.num_steps == run.first_end else ():
                 self.rows.end(row)
                 self._events.ended(row.attempt)
         for prompt in run.prompts:
@@ -324,19 +330,18 @@ class SimulatedEngine:
 
     # --- what is known --------------------------------------------------------------------------------------------
 
-    def load(self, reservations: int, reserved_blocks: int) -> WorkerLoad:
+    def counts(self, reservations: int, reserved_blocks: int) -> Counts:
         """A snapshot for the routers; reservations are those that did not come here yet."""
         rows, prompts = self.rows, self.prompts
-        return WorkerLoad(
-            version=0,
-            free_blocks=self.pool.num_free,
-            running=rows.num_running,
-            context_tokens=rows.context_tokens,
-            waiting_prefills=prompts.num_waiting,
-            waiting_prefill_tokens=prompts.waiting_tokens,
-            reservations=rows.num_wanted + reservations,
-            reserved_blocks=rows.wanted_blocks + reserved_blocks,
-            parked_blocks=prompts.parked_blocks,
-            peak_blocks=rows.recent_peak_blocks(),
-            cause=str(self._wait),
+        return (
+            self.pool.num_free,
+            rows.num_running,
+            rows.context_tokens,
+            prompts.num_waiting,
+            prompts.waiting_tokens,
+            rows.num_wanted + reservations,
+            rows.wanted_blocks + reserved_blocks,
+            prompts.parked_blocks,
+            rows.recent_peak_blocks(),
+            self._wait.value,
         )

@@ -62,6 +62,7 @@ class SimulatedGateway:
         self._world = world
         self._number = number
         self._scenario = scenario
+        self._message_s = scenario.message_s
         self._places = places
         self._cluster = cluster
         self._ledger = Ledger(scenario.max_attempts)
@@ -171,7 +172,7 @@ class SimulatedGateway:
         return self._scenario.workers[place].worker_id
 
     def _send(self, deliver: Callable[[], None]) -> None:
-        self._world.after(self._scenario.message_s, deliver)
+        self._world.send(self._message_s, deliver)
 
     def _release(self, request_id: str, workers: tuple[str, ...]) -> None:
         for worker_id in workers:

@@ -1,8 +1,8 @@
 """One source worker, some target workers and a gateway, with the real handoffs between them, in a seeded world.
 
 Models what an endpoint, a link and an engine's block pool do, and checks that no block is read or written after it was
-freed. Every worker may die and be started again, as another incarnation to which nothing of the former one belongs; each
-has a clock of its own. Knows nothing of models and tokens; blocks are sets of (layer, block) pairs.
+freed. A worker may die and be started again, as another incarnation to which nothing of the former one belongs; no two
+agree on the time. Knows nothing of models and tokens; blocks are sets of (layer, block) pairs.
 """
 
 from collections.abc import Callable
@@ -43,12 +43,13 @@ class Cluster:
         self.sources: dict[str, list[End]] = {}
         self.source_life = 0
         self.is_source_alive = True
-        self._source_clock_s = self._draw_clock()
+        self.source_clock_s = self.draw_clock()
         self.calls: dict[str, Call] = {}
         self.corrupt = 0.0
         self._beat()
 
-    def _draw_clock(self) -> float:
+    def draw_clock(self) -> float:
+        """How far a worker's clock is off."""
         return self.world.random.uniform(-MAX_CLOCK_S, MAX_CLOCK_S)
 
     def _beat(self) -> None:
@@ -56,7 +57,8 @@ class Cluster:
             if target.is_alive and self.is_source_alive:
                 mine = partial(self._ends_of_life, target, self.source_life)
                 self.network.send("p", target.name, partial(self._hear, mine))
-                self.network.send(target.name, "p", partial(self._hear, partial(self.sources_to, target.name)))
+                theirs = partial(self.sources_on, self.links[target.name])
+                self.network.send(target.name, "p", partial(self._hear, theirs))
         self.world.after(1.0, self._beat)
 
     def _ends_of_life(self, target: Target, life: int) -> list[End]:
@@ -76,14 +78,15 @@ class Cluster:
     def _dispatch(self, call: Call) -> None:
         call.epoch += 1
         alive = [name for name, target in self.targets.items() if target.is_alive and name != call.target]
-        call.target = self.world.random.choice(alive or [call.target])
+        call.target = self.world.random.choice(alive or list(self.targets))
         epoch, target = call.epoch, self.targets[call.target]
         self.orders.send("gateway", "p", partial(self._prefill, call, epoch, target))
         self.orders.send("gateway", target.name, partial(self._reserve, target, call, epoch, self.source_life))
         if not target.is_alive:
-            self._notice_loss(call, epoch)
+            self.notice_loss(call, epoch)
 
-    def _notice_loss(self, call: Call, epoch: int) -> None:
+    def notice_loss(self, call: Call, epoch: int) -> None:
+        """Somebody whom this epoch of the call needs is dead; the gateway hears of it in a while."""
         self.world.after(NOTICED_S, partial(self._report, call.request_id, epoch, False))
 
     def cancel(self, request_id: str) -> None:
@@ -119,14 +122,14 @@ class Cluster:
 
     # --- The source worker --------------------------------------------------------------------------------------------
 
-    def sources_to(self, name: str) -> list[End]:
-        """The source's ends whose current epoch goes to this target."""
+    def sources_on(self, link: ModelLink) -> list[End]:
+        """The source's ends whose current epoch goes this way."""
         ends = [end for ends in self.sources.values() for end in ends if not end.machine.is_over]
-        return [end for end in ends if self.links[name].carries(end)]
+        return [end for end in ends if link.carries(end)]
 
     def _prefill(self, call: Call, epoch: int, target: Target) -> None:
         if not self.is_source_alive:
-            self._notice_loss(call, epoch)
+            self.notice_loss(call, epoch)
             return
         next(link for link in self._all_links if link.target is target).epochs.add((call.request_id, epoch))
         ends = self.sources.setdefault(call.request_id, [])
@@ -138,7 +141,7 @@ class Cluster:
             return
         machine = SourceHandoff(call.request_id, epoch, call.num_tokens, LAYOUT, self.limits)
         end = End(self.world, machine, self._perform_source, call.num_tokens, holds_blocks=True)
-        end.life, end.clock_s = self.source_life, self._source_clock_s
+        end.life, end.clock_s = self.source_life, self.source_clock_s
         ends.append(end)
         end.tell(ev.Admitted())
         self._compute(end, 0)
@@ -170,6 +173,7 @@ class Cluster:
                 self._link_of(end, epoch).transmit(end, action)
             case ev.CloseLink(epoch):
                 self._link_of(end, epoch).close()
+                end.soon(ev.LinkClosed(epoch, "closed"))
             case ev.Release():
                 end.num_releases += 1
                 end.holds_blocks = False
@@ -186,26 +190,6 @@ class Cluster:
         for answer in msg.answer_unknown(message):
             self.deliver(link, answer)
 
-    def crash_source(self) -> None:
-        """The source dies with all its KV: the targets' sockets and the gateway notice, each after a while."""
-        self.is_source_alive = False
-        self.source_life += 1
-        for end in [end for ends in self.sources.values() for end in ends]:
-            end.is_dead = True
-        self.sources = {}
-        for link in self.links.values():
-            link.close()
-            for end in link.target.live_ends():
-                end.soon(ev.PeerLost(end.machine.epoch, "gone"), 0.02)
-        for call in self.calls.values():
-            if not call.outcome:
-                self._notice_loss(call, call.epoch)
-
-    def start_source(self) -> None:
-        """Another source under the same name."""
-        self.is_source_alive = True
-        self._source_clock_s = self._draw_clock()
-
     def deliver(self, link: ModelLink, message: msg.Message) -> None:
         """Send a message to the link's target worker."""
         life = self.source_life
@@ -219,22 +203,9 @@ class Cluster:
 
     # --- Target workers -----------------------------------------------------------------------------------------------
 
-    def crash(self, name: str) -> None:
-        """The target dies: the source's sockets and the gateway's notice, each after a while."""
-        target = self.targets[name]
-        target.is_alive = False
-        for end in target.ends.values():
-            end.is_dead = True
-        self.links[name].close()
-        for end in self.sources_to(name):
-            end.soon(ev.PeerLost(end.machine.epoch, "gone"), 0.02)
-        for call in self.calls.values():
-            if call.target == name and not call.outcome:
-                self._notice_loss(call, call.epoch)
-
     def start_target(self, name: str) -> None:
         """A target under this name, with an empty pool; what was meant for a former one never reaches it."""
-        target = self.targets[name] = Target(name, self._pool_blocks[name], self._draw_clock())
+        target = self.targets[name] = Target(name, self._pool_blocks[name], self.draw_clock())
         link = self.links[name] = ModelLink(self, target)
         self._all_links.append(link)
 

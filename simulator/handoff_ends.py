@@ -10,6 +10,8 @@ from typing import Any
 from twinpool.kv_transfer import events as ev
 from twinpool.simulator.world import Timer, World
 
+ROUNDING_S = 1e-6  # over what a time loses on its way from one clock to another: a tick that is early changes nothing
+
 
 @dataclass(eq=False)
 class End:
@@ -37,7 +39,11 @@ class End:
         deadline = self.machine.next_deadline
         if self.timer is not None:
             self.timer.cancel()
-        self.timer = None if deadline is None else self.world.at(deadline - self.clock_s, lambda: self.tell(ev.Tick()))
+        self.timer = (
+            None
+            if deadline is None
+            else self.world.at(deadline - self.clock_s + ROUNDING_S, lambda: self.tell(ev.Tick()))
+        )
 
     def soon(self, event: Any, delay_s: float = 0.01) -> None:
         """Tell it, but not from within what it asked for."""

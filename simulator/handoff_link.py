@@ -122,7 +122,7 @@ class ModelLink:
         world = self._cluster.world
         first, last = sorted(world.random.uniform(0.001, 0.05) for _ in range(2))
         sides: list[Callable[[], list[End]]] = [
-            partial(self._cluster.sources_to, self.target.name),
+            partial(self._cluster.sources_on, self),
             self.target.live_ends,
         ]
         world.random.shuffle(sides)

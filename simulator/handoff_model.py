@@ -87,13 +87,20 @@ class Model:
 
     def start(self) -> Scene:
         """The source computes for epoch 1; the target's order is on its way."""
-        source = SourceHandoff("r", 1, self.num_blocks, self.layout, NO_TIME)
-        script: tuple[ev.SourceEvent, ...] = (
-            ev.Admitted(),
-            *(ev.GroupReady(span) for span in self.spans),
-            ev.Computed(7, 0.0),
-        )
-        return Scene(self._share(source), (self.new_lane(1),), script)
+        source, script = self._new_source(1)
+        return Scene(source, (self.new_lane(1),), script)
+
+    def restart(self, scene: Scene) -> Scene:
+        """The source died; another one computes all anew, under the next epoch. What the old one said stays said."""
+        epoch = len(scene.lanes) + 1
+        source, script = self._new_source(epoch)
+        lanes = (*scene.lanes, self.new_lane(epoch))
+        return scene._replace(source=source, script=script, source_holds=True, lanes=lanes, excused=False)
+
+    def _new_source(self, epoch: int) -> tuple[SourceHandoff, tuple[ev.SourceEvent, ...]]:
+        source = SourceHandoff("r", epoch, self.num_blocks, self.layout, NO_TIME)
+        script: list[ev.SourceEvent] = [ev.Admitted(), *(ev.GroupReady(span) for span in self.spans)]
+        return self._share(source), (*script, ev.Computed(7, 0.0))
 
     def new_lane(self, epoch: int) -> Lane:
         """The lane of an epoch of which its target has heard nothing."""
@@ -105,7 +112,9 @@ class Model:
         """The one machine of this state, so that equal states are the same object and hash by identity."""
         return self._known.setdefault((type(machine), *vars(machine).values()), machine)
 
-    def _advance(self, machine: Any, event: ev.SourceEvent | ev.TargetEvent, now: float) -> tuple[Any, Sequence[ev.Action]]:
+    def _advance(
+        self, machine: Any, event: ev.SourceEvent | ev.TargetEvent, now: float
+    ) -> tuple[Any, Sequence[ev.Action]]:
         key = (machine, event, now)
         if key not in self._steps:
             moved = object.__new__(type(machine))

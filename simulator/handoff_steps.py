@@ -47,6 +47,8 @@ def steps(model: Model, scene: Scene) -> Iterator[Step]:
     if scene.source is not None and scene.source.can_retarget and len(scene.lanes) < model.max_lanes:
         is_due = scene.lanes[-1].target is None or any(epoch == len(scene.lanes) for _, epoch, _ in scene.reports)
         yield Step(Kind.OPTION if is_due else Kind.FAULT, "retarget")
+    if scene.source is None and len(scene.lanes) < model.max_lanes:
+        yield Step(Kind.OPTION, "restart source")
     yield from _faults(scene)
 
 
@@ -140,6 +142,8 @@ def take(model: Model, scene: Scene, step: Step) -> Scene:
         case ["close", "target"]:
             scene = with_lane(scene, number, target_told=True, wire=(), posted=())
             return model.tell_target(scene, number, ev.LinkClosed(number + 1, "closed"))
+        case ["restart", "source"]:
+            return model.restart(scene)
         case ["retarget"]:
             epoch = len(scene.lanes) + 1
             scene = scene._replace(lanes=(*scene.lanes, model.new_lane(epoch)))

@@ -4,7 +4,7 @@ Every message between processes takes the scenario's time. Decides nothing.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
@@ -12,7 +12,7 @@ from twinpool.core.messages import FailureKind
 from twinpool.router.views import WorkerLoad
 from twinpool.simulator.attempt import Attempt, Destination
 from twinpool.simulator.decode_rows import Row
-from twinpool.simulator.engine import SimulatedEngine
+from twinpool.simulator.engine import Counts, SimulatedEngine
 from twinpool.simulator.flows import Card
 from twinpool.simulator.observer import Observer, Steps, Transfer
 from twinpool.simulator.prompt_queue import Prompt
@@ -94,7 +94,8 @@ class WorkerProcess:
         self._by_request: dict[tuple[int, str], list[Attempt]] = {}  # (gateway, request id)
         self._landed: dict[Attempt, Sending] = {}  # arrived, and not yet in a step
         self._news = News([], [], [], [])
-        self._told = WorkerLoad()
+        self._told: Counts | None = None
+        self._version = 0
 
     # --- orders of gateways ---------------------------------------------------------------------------------------
 
@@ -294,14 +295,16 @@ class WorkerProcess:
 
     def published(self) -> None:
         """Tell the gateways what happened, and the load if it has changed."""
-        load = self.engine.load(len(self._expected), sum(self._expected.values()))
+        counts = self.engine.counts(len(self._expected), sum(self._expected.values()) if self._expected else 0)
         news = self._news
-        has_changed = load != replace(self._told, version=0)
-        if has_changed:
-            self._told = news.load = replace(load, version=self._told.version + 1)
-        if has_changed or news.firsts or news.arrivals or news.said or news.failures:
-            self._news = News([], [], [], [])
-            self._neighbours.tell(self.place, news)
+        if counts != self._told:
+            self._told = counts
+            self._version += 1
+            news.load = WorkerLoad(self._version, *counts)
+        elif not (news.firsts or news.said or news.failures or news.arrivals):
+            return
+        self._news = News([], [], [], [])
+        self._neighbours.tell(self.place, news)
 
     # --- its end --------------------------------------------------------------------------------------------------
 
@@ -316,4 +319,4 @@ class WorkerProcess:
         self._neighbours.tell(self.place, self._news)
 
     def _send(self, deliver: Callable[[], None]) -> None:
-        self._world.after(self._message_s, deliver)
+        self._world.send(self._message_s, deliver)

@@ -25,12 +25,11 @@ class Timer:
         """Make it not happen. May come at any time, more than once."""
         self._deed = None
 
-    def fire(self) -> bool:
-        """Do it, once; return whether there was anything to do."""
+    def __call__(self) -> None:
+        """Do it, once."""
         deed, self._deed = self._deed, None
         if deed is not None:
             deed()
-        return deed is not None
 
 
 class World:
@@ -39,19 +38,24 @@ class World:
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
         self.now = 0.0
-        self._heap: list[tuple[float, int, Timer]] = []
-        self._num_timers = 0
+        self._heap: list[tuple[float, int, Deed]] = []
+        self._num_deeds = 0
 
     def at(self, when: float, deed: Deed) -> Timer:
         """Do ``deed`` at ``when``, or now if that is past."""
         timer = Timer(max(when, self.now), deed)
-        self._num_timers += 1
-        heapq.heappush(self._heap, (timer.when, self._num_timers, timer))
+        self._num_deeds += 1
+        heapq.heappush(self._heap, (timer.when, self._num_deeds, timer))
         return timer
 
     def after(self, delay_s: float, deed: Deed) -> Timer:
         """Do ``deed`` in ``delay_s`` seconds."""
         return self.at(self.now + delay_s, deed)
+
+    def send(self, delay_s: float, deed: Deed) -> None:
+        """As ``after``, of what cannot be cancelled: for the many."""
+        self._num_deeds += 1
+        heapq.heappush(self._heap, (self.now + delay_s, self._num_deeds, deed))
 
     def run(self, until: float = math.inf, max_events: int | None = 1_000_000) -> None:
         """Let everything due by ``until`` happen; the clock then stands at ``until``, or at the last event.
@@ -59,11 +63,11 @@ class World:
         Raises:
             RuntimeError: over ``max_events`` things happened (None: any number may): the world does not come to rest.
         """
-        num_events = 0
-        while self._heap and self._heap[0][0] <= until:
-            when, _, timer = heapq.heappop(self._heap)
-            self.now = when
-            num_events += timer.fire()
+        num_events, heap = 0, self._heap
+        while heap and heap[0][0] <= until:
+            self.now, _, deed = heapq.heappop(heap)
+            deed()
+            num_events += 1
             if max_events is not None and num_events > max_events:
                 raise RuntimeError(f"{max_events} events by {self.now:g} s, and no rest in sight")
         if math.isfinite(until):

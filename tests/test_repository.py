@@ -37,6 +37,8 @@ PURE = (
     "kv_transfer/events.py",
     "kv_transfer/handoff.py",
     "kv_transfer/link_choice.py",
+    "kv_transfer/metrics.py",
+    "kv_transfer/phases.py",
     "kv_transfer/plan.py",
     "kv_transfer/rank_groups.py",
     "kv_transfer/rank_shape.py",

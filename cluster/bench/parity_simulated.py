@@ -17,7 +17,6 @@ from twinpool.simulator.outcome import Ending, Outcome
 from twinpool.simulator.rate_search import search_rate
 from twinpool.simulator.scenario import Scenario
 from twinpool.simulator.trace import TraceRequest
-from twinpool.simulator.truth import TruthOptions
 
 KNEE_ATTAINMENT = 0.9
 KNEE_PRECISION = 0.05
@@ -36,7 +35,7 @@ class Outcomes(Observer):
 
 def make_scenario(spec: ClusterSpec, profile: LatencyProfile, seed: int) -> Scenario:
     """The cluster as the profile has it; its gateways believe what the profile says, as the live ones are told to."""
-    return scenario_of(spec, ScenarioOptions(truth=TruthOptions(profile=profile), seed=seed))
+    return scenario_of(spec, ScenarioOptions(profile=profile, seed=seed))
 
 
 def run_simulated(scenario: Scenario, trace: Sequence[TraceRequest], client_s: float) -> Values:

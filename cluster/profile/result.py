@@ -12,9 +12,18 @@ from twinpool.cluster.profile.grid import Limits
 from twinpool.cluster.profile.rows import Row
 from twinpool.core.messages import Role
 from twinpool.router.estimate import LinkCost
-from twinpool.router.latency_fit import LARGE_BATCH, LONG_PREFILL_TOKENS, Region, StepRows, fit_linear
+from twinpool.router.latency_fit import (
+    LARGE_BATCH,
+    LONG_PREFILL_TOKENS,
+    LinearFit,
+    Region,
+    StepRows,
+    errors_by_region,
+    fit_linear,
+)
 from twinpool.router.latency_profile import KindProfile, error_parts, link_part, part_of
 
+MAX_WEIGHT = 4  # of a row in the fit: the median of more samples counts more
 STEP_COLUMNS = ("prefill_tokens", "prefill_squares", "context_tokens", "batch", "seconds")
 
 
@@ -27,17 +36,18 @@ def kind_profile(
         rows: at least one.
         link: None where no handoff was measured; the router's first estimate stands for it, and is named as such.
     """
-    fit = fit_linear(step_rows(rows))
+    form = fit_linear(step_rows([row for row in rows for _ in range(min(row.samples, MAX_WEIGHT))])).form
+    errors = errors_by_region(form, step_rows(rows))
     gaps = unmeasured(rows, limits)
     if link is None:
         gaps.append("link: no handoff was measured")
     return KindProfile(
         role=role.value,
         kv_token_bytes=kv_token_bytes,
-        steps=part_of(fit.form),
+        steps=part_of(form),
         link=link_part(link or LinkCost()),
         step_overhead_s=median(row.seconds - row.run_s for row in rows),
-        fit_errors=error_parts(fit),
+        fit_errors=error_parts(LinearFit(form, errors)),
         not_measured=gaps,
     )
 

@@ -13,7 +13,7 @@ from twinpool.core.spec_fields import Bytes
 from twinpool.router.latency_profile import LatencyProfile
 from twinpool.router.latency_table import TableForm, table_form
 from twinpool.simulator.from_spec import ScenarioOptions, parse_policy
-from twinpool.simulator.truth import AUTO, TruthOptions, find_gpu
+from twinpool.simulator.truth import AUTO, find_gpu
 
 _BYTES: TypeAdapter[int] = TypeAdapter(Bytes)
 
@@ -32,15 +32,12 @@ def read_scenario_options(
 ) -> ScenarioOptions:
     """Options from plain values. Raises SpecError, naming the option or the file and what is wrong there."""
     profile, table = _read_latency(latency, latency_rows, tensor_parallel or 1)
-    truth = TruthOptions(
+    return ScenarioOptions(
         profile=profile,
         table=table,
         hardware=None if hardware is None else find_gpu(hardware, "--hardware").name,
         tensor_parallel=tensor_parallel,
         kv_memory=None if kv_memory is None else _memory(kv_memory),
-    )
-    return ScenarioOptions(
-        truth=truth,
         policy=None if policy is None else parse_policy(policy),
         num_gateways=gateways,
         step_noise=noise,

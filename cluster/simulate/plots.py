@@ -20,14 +20,14 @@ SUFFIXES = (".png", ".svg")
 COLOURS = ("#4477aa", "#ee6677", "#ccbb44", "#228833")  # Paul Tol's bright scheme: told apart by the colour-blind, too
 
 
-def check_plots(folder: Path) -> None:
+def check_plots(folder: Path, library: str = "matplotlib") -> None:
     """Say early that plots cannot be made.
 
     Raises:
-        SpecError: matplotlib is not there, or the folder cannot be made.
+        SpecError: the library is not installed, or the folder cannot be made.
     """
-    if find_spec("matplotlib") is None:
-        raise SpecError("--plot: needs matplotlib: pip install 'twinpool[plot]'")
+    if find_spec(library) is None:
+        raise SpecError(f"--plot: needs {library}: pip install 'twinpool[plot]'")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -62,9 +62,10 @@ def plot_utilisation(folder: Path, over_time: Mapping[str, Any]) -> list[Path]:
         at_s = [over_time["start_s"] + (i + 0.5) * over_time["bucket_s"] for i in range(len(shares["kv_used"]))]
         axes.stackplot(at_s, *(shares[name] for name in ACTIVITIES), labels=ACTIVITIES, colors=COLOURS, alpha=0.8)
         axes.plot(at_s, shares["kv_used"], color="black", linewidth=1.0, label="KV in use")
-        axes.set(title=f"{role} workers", ylabel="share", xlabel="s" if index + 1 == len(pools) else "")
+        axes.set_title(f"{role} workers", loc="left", fontsize="medium")
+        axes.set(ylabel="share", xlabel="s" if index + 1 == len(pools) else "")
         axes.set_ylim(0, 1.02)
-        axes.legend(loc="upper right", fontsize="small", ncols=4)
+        axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), fontsize="small", ncols=4, frameon=False)
         axes.grid(alpha=0.3)
     return _save(figure, folder / "utilisation")
 

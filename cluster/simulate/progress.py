@@ -3,6 +3,7 @@
 Knows how many requests came and ended; nothing of how they fared. Reads the wall clock, which the run itself does not.
 """
 
+import math
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -29,23 +30,37 @@ class RunProgress(Observer):
         self._bar = Progress(*columns, console=Console(file=stream), transient=True)
         self._task = self._bar.add_task("", total=None)
         self._label = ""
-        self._total: int | None = None
+        self._num_requests: int | None = None
+        self._duration_s = math.inf
         self._ended = 0
+        self._is_started = False
 
-    def begin(self, label: str, total: int | None) -> None:
-        """A run begins; ``total`` is how many requests it will have, where that is known."""
-        self._label, self._total, self._ended = label, total, 0
+    def begin(self, label: str, num_requests: int | None = None, duration_s: float = math.inf) -> None:
+        """A run begins: of so many requests, or of so many seconds, where either is known."""
+        self._label, self._ended = label, 0
+        self._num_requests, self._duration_s = num_requests, duration_s
 
     def ended(self, outcome: Outcome) -> None:
         self._ended += 1
         if self._is_shown and self._ended % LOOK_EVERY == 0 and self._clock() - self._begun_s > SHOWN_AFTER_S:
+            self._show(outcome.end_s)
+
+    def _show(self, now_s: float) -> None:
+        if not self._is_started:
+            self._is_started = True
             self._bar.start()
-            told = f"{self._label}{self._ended:,} requests, {outcome.end_s:,.0f} s simulated"
-            self._bar.update(self._task, description=told, completed=self._ended, total=self._total)
+        told = f"{self._label}{self._ended:,} requests, {now_s:,.0f} s simulated"
+        if self._num_requests is not None:
+            self._bar.update(self._task, description=told, completed=self._ended, total=self._num_requests)
+        else:
+            total = self._duration_s if math.isfinite(self._duration_s) else None
+            self._bar.update(self._task, description=told, completed=now_s, total=total)
 
     def end(self) -> None:
         """Take the bar away, before anything else is printed. Idempotent."""
-        self._bar.stop()
+        if self._is_started:
+            self._is_started = False
+            self._bar.stop()
 
     def __enter__(self) -> Self:
         return self
@@ -53,4 +68,4 @@ class RunProgress(Observer):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bar.stop()
+        self.end()

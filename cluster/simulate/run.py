@@ -9,12 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
+from twinpool.cluster.estimates import read_named_profile
 from twinpool.cluster.simulate.faults import parse_faults
 from twinpool.cluster.simulate.progress import RunProgress
 from twinpool.core.errors import SpecError
 from twinpool.core.limits import shown
 from twinpool.core.spec import ClusterSpec
-from twinpool.core.spec_file import load_cluster
+from twinpool.core.spec_file import read_cluster
 from twinpool.simulator.cluster import simulate
 from twinpool.simulator.event_log import EventLog
 from twinpool.simulator.from_spec import ScenarioOptions, scenario_of
@@ -70,21 +71,36 @@ def parse_sweep(text: str, attainment: float) -> Sweep:
 
 
 @dataclass(frozen=True, slots=True)
+class Run:
+    """One run's report, and how many requests were left out of its trace."""
+
+    report: Report
+    too_long: int
+
+
+@dataclass(frozen=True, slots=True)
 class RateSweep:
-    """What a sweep found, and the report to show: that of the rate found, or of the lowest where none was."""
+    """What a sweep found, and the run to show: that of the rate found, or of the lowest where none was."""
 
     found: RateSearch
     attainment: float  # wanted
     shown_rps: float
-    shown: Report
+    shown: Run
 
 
-def load_spec(job: Job) -> ClusterSpec:
-    """The YAML. Raises SpecError, a line for each problem."""
-    return load_cluster(job.spec_path)
+def load_job(job: Job) -> tuple[Job, ClusterSpec]:
+    """The YAML, and the job with the profile that the YAML names, where no option goes before it.
+
+    Raises:
+        SpecError: a line for each problem.
+    """
+    file = read_cluster(job.spec_path)
+    if job.scenario.profile is None and job.scenario.table is None:
+        job = replace(job, scenario=replace(job.scenario, profile=read_named_profile(file)))
+    return job, file.spec
 
 
-def run_job(job: Job, spec: ClusterSpec, progress: RunProgress) -> Report:
+def run_job(job: Job, spec: ClusterSpec, progress: RunProgress) -> Run:
     """One run.
 
     Raises:
@@ -117,21 +133,21 @@ def run_sweep(job: Job, spec: ClusterSpec, sweep: Sweep, progress: RunProgress) 
     if job.trace.rate_rps is not None or job.trace.steps or job.trace.scale != 1.0:
         raise SpecError("--sweep: chooses rates itself; leave --rate, --scale and --step out")
     scenario = make_scenario(replace(job, trace=replace(job.trace, rate_rps=sweep.low_rps)), spec)
-    reports: dict[float, Report] = {}
+    runs: dict[float, Run] = {}
 
     def run_at(rate_rps: float) -> tuple[float, Values]:
         label = f"{rate_rps:.4g} requests/s: "
-        report = reports[rate_rps] = _run(job, spec, scenario, replace(job.trace, rate_rps=rate_rps), progress, label)
-        return report.total.attainment or 0.0, report.values()
+        run = runs[rate_rps] = _run(job, spec, scenario, replace(job.trace, rate_rps=rate_rps), progress, label)
+        return run.report.total.attainment or 0.0, run.report.values()
 
     found = search_rate(run_at, sweep.low_rps, sweep.high_rps, sweep.attainment)
     shown_rps = found.points[0].rate_rps if found.rate_rps is None else found.rate_rps
-    return RateSweep(found, sweep.attainment, shown_rps, reports[shown_rps])
+    return RateSweep(found, sweep.attainment, shown_rps, runs[shown_rps])
 
 
 def _run(
     job: Job, spec: ClusterSpec, scenario: Scenario, options: TraceOptions, progress: RunProgress, label: str
-) -> Report:
+) -> Run:
     trace = open_trace(job.trace_path, options)
     report = Report(scenario, _window(job, trace))
     with ExitStack() as files:
@@ -143,9 +159,10 @@ def _run(
             timeline = Timeline(stream, scenario.workers, job.timeline_requests)
             files.callback(timeline.close)
             observers.append(timeline)
-        progress.begin(label, options.requests)
-        simulate(scenario, _checked(trace, job.trace_path, spec, skips=job.skip_too_long), observers)
-    return report
+        progress.begin(label, options.requests, options.duration_s)
+        taken = _Taken(trace, job, spec)
+        simulate(scenario, taken, observers)
+    return Run(report, taken.too_long)
 
 
 def _window(job: Job, trace: Trace) -> Window:
@@ -158,22 +175,30 @@ def _window(job: Job, trace: Trace) -> Window:
     return Window(job.warmup_s, last_s - job.cooldown_s)
 
 
-def _checked(trace: Trace, path: Path, spec: ClusterSpec, *, skips: bool) -> Iterator[TraceRequest]:
-    """The requests that a gateway would take.
+class _Taken:
+    """The requests of a trace that a gateway would take; those over the model's limit are left out or refused."""
 
-    Raises:
-        SpecError: one is of no class of the YAML's goals, or over the model's limit and ``skips`` is false.
-    """
-    most = spec.model.max_model_len
-    for index, request in enumerate(trace):
-        if request.goal_class not in spec.goals:
-            known = ", ".join(sorted(spec.goals))
-            raise SpecError(f"{path}: request {index + 1} is of class {shown(request.goal_class)}; goals has {known}")
-        if request.prompt_tokens + request.output_tokens <= most:
-            yield request
-        elif not skips:
-            told = f"{request.prompt_tokens} + {request.output_tokens} tokens, over model.max_model_len {most}"
-            raise SpecError(f"{path}: request {index + 1} has {told}; raise that, or give --skip-too-long")
+    def __init__(self, trace: Trace, job: Job, spec: ClusterSpec) -> None:
+        self._trace = trace
+        self._job = job
+        self._spec = spec
+        self.too_long = 0  # left out
+
+    def __iter__(self) -> Iterator[TraceRequest]:
+        """Raises SpecError at the first request that is refused."""
+        goals, most = self._spec.goals, self._spec.model.max_model_len
+        for index, request in enumerate(self._trace):
+            where = f"{self._job.trace_path}: request {index + 1}"
+            if request.goal_class not in goals:
+                known = ", ".join(sorted(goals))
+                raise SpecError(f"{where} is of class {shown(request.goal_class)}; goals has {known}")
+            if request.prompt_tokens + request.output_tokens <= most:
+                yield request
+            elif self._job.skip_too_long:
+                self.too_long += 1
+            else:
+                told = f"{request.prompt_tokens} + {request.output_tokens} tokens, over model.max_model_len {most}"
+                raise SpecError(f"{where} has {told}; raise that, or give --skip-too-long")
 
 
 def _open(path: Path, option: str, files: ExitStack) -> TextIO:

@@ -13,7 +13,7 @@ from rich.console import Console
 from twinpool.cluster.json_text import json_text
 from twinpool.cluster.simulate.plots import plot_attainment, plot_latencies, plot_utilisation
 from twinpool.cluster.simulate.progress import RunProgress
-from twinpool.cluster.simulate.run import Job, RateSweep, load_spec, parse_sweep, run_job, run_sweep
+from twinpool.cluster.simulate.run import Job, RateSweep, Run, load_job, parse_sweep, run_job, run_sweep
 from twinpool.cluster.simulate.table import print_run, print_sweep, print_trace
 from twinpool.core.errors import SpecError
 from twinpool.core.spec import ClusterSpec
@@ -28,34 +28,33 @@ Values = dict[str, Any]
 
 def run_and_show(job: Job, progress: RunProgress, plot: Path | None, *, as_json: bool) -> None:
     """One run. Raises what `run_job` raises."""
-    spec = load_spec(job)
-    report = run_job(job, spec, progress)
+    job, spec = load_job(job)
+    run = run_job(job, spec, progress)
     progress.end()
-    values = {**_head(job, spec), **report.values(), "over_time": report.over_time()}
+    values = _values(job, spec, run)
     if as_json:
         sys.stdout.write(json_text(values) + "\n")
     else:
         print_run(_console(), _title(job, spec), values, _goals(spec))
-    _draw_run(plot, report, values, spec)
+    _draw_run(plot, run.report, values, spec)
 
 
 def sweep_and_show(
     job: Job, sweep_text: str, attainment: float, progress: RunProgress, plot: Path | None, *, as_json: bool
 ) -> None:
     """Runs at many rates; the report is that of the rate found, or of the lowest. Raises what `run_sweep` raises."""
-    spec = load_spec(job)
+    job, spec = load_job(job)
     sweep = parse_sweep(sweep_text, attainment)
     done = run_sweep(job, spec, sweep, progress)
     progress.end()
-    shown = done.shown
-    values = {**_head(job, spec), **shown.values(), "over_time": shown.over_time(), "sweep": _sweep_values(done)}
+    values = _values(job, spec, done.shown) | {"sweep": _sweep_values(done)}
     if as_json:
         sys.stdout.write(json_text(values) + "\n")
     else:
         console = _console()
         print_sweep(console, done.found, attainment)
         print_run(console, f"{_title(job, spec)}, at {done.shown_rps:.4g} requests/s", values, _goals(spec))
-    _draw_run(plot, shown, values, spec)
+    _draw_run(plot, done.shown.report, values, spec)
     if plot is not None:
         _tell_files(plot_attainment(plot, done.found, attainment))
 
@@ -89,6 +88,12 @@ def _head(job: Job, spec: ClusterSpec) -> Values:
         "warmup_s": job.warmup_s,
         "cooldown_s": job.cooldown_s,
     }
+
+
+def _values(job: Job, spec: ClusterSpec, run: Run) -> Values:
+    """All that --json prints of one run."""
+    report = run.report
+    return {**_head(job, spec), **report.values(), "too_long": run.too_long, "over_time": report.over_time()}
 
 
 def _title(job: Job, spec: ClusterSpec) -> str:

@@ -25,8 +25,8 @@ PHASES = (
     ("queued_s", "queued at the prefill worker"),
     ("prefill_s", "prefill"),
     ("handoff_s", "handoff, first token to decode batch"),
-    ("wire_s", "KV on the wire"),
-    ("exposed_s", "of that, not hidden by computing"),
+    ("wire_s", "KV bytes on the wire"),
+    ("exposed_s", "transfer that computing did not hide"),
 )
 
 
@@ -104,6 +104,7 @@ def sweep_words(found: RateSearch, attainment: float) -> str:
 def _requests_line(values: Values) -> Text:
     counts = [f"{values['requests']:,} requests in {_seconds(values['duration_s'])}"]
     counts += [f"{values[name]:,} {name}" for name in ("completed", "rejected", "failed", "cut") if values[name]]
+    counts += [f"{values['too_long']:,} too long and left out"] if values["too_long"] else []
     retried = sum(count for number, count in values["attempts"].items() if number != "1")
     return Text(", ".join(counts + ([f"{retried:,} tried more than once"] if retried else [])))
 

@@ -5,6 +5,7 @@ Knows one row; times without a zone are UTC.
 
 import re
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 from twinpool.core.limits import shown
 from twinpool.simulator.traces.counts import BadLine, read_tokens
@@ -33,8 +34,14 @@ def read_timestamp(text: object) -> int:
     if parts is not None:
         date, time, fraction, zone = parts.groups()
         try:
-            whole = datetime.fromisoformat(f"{date} {time}{'+00:00' if zone in (None, 'Z') else zone}")
-            return (whole - _EPOCH) // _SECOND * 10**9 + int((fraction or "0").ljust(9, "0"))
+            whole_s = _unix_s(f"{date} {time}{'+00:00' if zone in (None, 'Z') else zone}")
+            return whole_s * 10**9 + int((fraction or "0").ljust(9, "0"))
         except (ValueError, OverflowError):
             pass
     raise BadLine(f"TIMESTAMP must be a time such as 2023-11-16 18:15:46.6805900, not {shown(text)}")
+
+
+@lru_cache(maxsize=16)
+def _unix_s(text: str) -> int:
+    """Rows in order share their second with their neighbours, so most need no calendar."""
+    return (datetime.fromisoformat(text) - _EPOCH) // _SECOND

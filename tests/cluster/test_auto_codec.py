@@ -10,6 +10,7 @@ import pytest
 
 from tests.cluster.local_cluster import LocalCluster, make_plan, running
 from twinpool.cluster.bench.transfer_links import BURST_BYTES, LimitedGlooLinks, TokenBucket
+from twinpool.cluster.worker import Worker
 from twinpool.kv_transfer.link import Links
 from twinpool.kv_transfer.memory import MemoryLinks
 from twinpool.kv_transfer.memory_network import MemoryNetwork
@@ -41,6 +42,14 @@ async def kv_bytes(cluster: LocalCluster, seed: int, **how: Any) -> int:
     return answer.timings.kv_bytes
 
 
+def assert_rates_are_known(worker: Worker) -> None:
+    """Layer groups were chosen by what was measured, so they are whole."""
+    rates, runner = worker._endpoint.stream_rates, worker._runner
+    assert rates.link_bytes_per_s
+    assert rates.produced_bytes_per_s
+    assert runner.layer_groups[-1] == runner.cache.layout.num_layers
+
+
 def run_requests(make_links: Callable[[KVCache], Links]) -> tuple[list[int], list[int], int]:
     """Bytes on the link of four requests that allow loss and of two that do not, in turns; and of raw KV."""
 
@@ -53,6 +62,7 @@ def run_requests(make_links: Callable[[KVCache], Links]) -> tuple[list[int], lis
                 lossy.append(await kv_bytes(cluster, seed))
                 exact.append(await kv_bytes(cluster, 10 + seed, lossless_kv=True))
             await cluster.assert_idle()
+            assert_rates_are_known(cluster.workers["prefill-0"])
             return lossy, exact, raw
 
     return asyncio.run(scenario())

@@ -43,6 +43,14 @@ def test_each_worker_and_gateway_gets_its_configuration(tmp_path: Path) -> None:
     assert plan.gateways[0].goals["default"] == Goal(1.0, 0.05)
 
 
+def test_each_gateway_has_a_request_log_of_its_own_beside_the_yaml(tmp_path: Path) -> None:
+    text = f"name: two\nmodel: {{path: {TINY}, max_model_len: 512}}\n{POOLS}\n"
+    plan = plan_launch(write(tmp_path, text + "gateway: {replicas: 2, request_log: requests.jsonl}\n"))
+    names = [f"{tmp_path}/requests.gateway-{index}.jsonl" for index in range(2)]
+    assert [gateway.request_log for gateway in plan.gateways] == names
+    assert plan_launch(write(tmp_path, text)).gateways[0].request_log == ""
+
+
 def test_no_secret_shows_when_a_configuration_is_printed(tmp_path: Path) -> None:
     plan = plan_launch(write(tmp_path, f"name: two\nmodel: {{path: {TINY}}}\n{POOLS}\n"))
     assert plan.workers[0].cluster_secret not in repr(plan)

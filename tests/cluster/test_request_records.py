@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from tests.cluster.local_cluster import make_plan, running
 from twinpool.cluster.flight import Flights, Piece
+from twinpool.cluster.gateway import Gateway
 from twinpool.cluster.request_log import RequestLog
 from twinpool.cluster.request_records import MAX_PIECES, PIECE_TOKENS, RequestRecorder, piece_hashes
-from twinpool.core.errors import Cancelled, DeadlineExceeded, Internal, Overloaded, TwinpoolError
+from twinpool.core.errors import Cancelled, DeadlineExceeded, Internal, Overloaded, SpecError, TwinpoolError
 from twinpool.core.messages import FinishReason, Goal, Request
 from twinpool.core.sampling import SamplingParams
 from twinpool.simulator.traces.open import open_trace
@@ -127,6 +128,18 @@ def test_names_are_equal_up_to_the_first_piece_that_differs(prompt: list[int], p
 
 def test_only_the_beginning_of_a_long_prompt_is_named() -> None:
     assert len(piece_hashes(range(PIECE_TOKENS * (MAX_PIECES + 3)), KEY)) == MAX_PIECES
+
+
+def test_a_gateway_whose_log_cannot_be_written_does_not_start(tmp_path: Path) -> None:
+    (config,) = make_plan(1, 1, request_log=str(tmp_path / "none" / "log")).gateways
+
+    async def scenario() -> None:
+        gateway = Gateway(config, clock=Clock())
+        with pytest.raises(SpecError, match=r"gateway\.request_log: .* cannot be written"):
+            await gateway.start()
+        await gateway.stop()
+
+    asyncio.run(scenario())
 
 
 @pytest.mark.slow

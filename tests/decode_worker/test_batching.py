@@ -1,11 +1,15 @@
 """Decode batching: the forecast against step-by-step simulation, and what a decision may never do."""
 
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
-from twinpool.decode_worker.batching import DecodeView, decide, forecast_peak_blocks, reserve_blocks
+from twinpool.decode_worker.batching import Column, DecodeView, decide, forecast_peak_blocks, reserve_blocks
 from twinpool.model.step import Wait
 
 BLOCK = 4
@@ -13,18 +17,46 @@ Pairs = list[tuple[int, int]]
 sequences = st.lists(st.tuples(st.integers(1, 40), st.integers(0, 30)), max_size=8)
 
 
-def make_view(running: Pairs, wanted: Pairs, **changes: object) -> DecodeView:
-    context = np.array([tokens for tokens, _ in running], dtype=np.int64)
+@dataclass(frozen=True)
+class KnownLengths:
+    """Predicts for the sequence of turn t the t-th of these lengths."""
+
+    lengths: NDArray[np.int64]
+    error_tokens: float = 0.0
+
+    def predict(
+        self, written: NDArray[np.int64], limits: NDArray[np.int64], turns: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        return self.lengths[turns]
+
+
+def make_view(
+    running: Pairs,
+    wanted: Pairs,
+    *,
+    expected_tokens: Any = None,
+    wanted_expected: Any = None,
+    remaining_tokens: Any = None,
+    wanted_remaining: Any = None,
+    held_blocks: Any = None,
+    is_ready: Any = None,
+    error_tokens: float = 0.0,
+    **changes: object,
+) -> DecodeView:
+    """Pairs of (tokens held, tokens still to hold), which is also what is expected unless told otherwise."""
+    rows, joining = columns_of(running), columns_of(wanted, first_turn=len(running))
+    context = rows[Column.CONTEXT].copy()
+    to_go = [np.array([remaining for _, remaining in pairs], dtype=np.int64) for pairs in (running, wanted)]
+    given_lengths = zip(to_go, (expected_tokens, wanted_expected), strict=True)
+    expected = [own if given is None else np.asarray(given) for own, given in given_lengths]
+    rows[Column.LIMIT] = (to_go[0] if remaining_tokens is None else remaining_tokens) + 1
+    joining[Column.LIMIT] = (to_go[1] if wanted_remaining is None else wanted_remaining) + 1
+    rows[Column.HELD] = -(-context // BLOCK) if held_blocks is None else held_blocks
+    rows[Column.IS_READY] = True if is_ready is None else is_ready
     values: dict[str, object] = {
-        "context_tokens": context,
-        "remaining_tokens": np.array([remaining for _, remaining in running], dtype=np.int64),
-        "expected_tokens": np.array([remaining for _, remaining in running], dtype=np.int64),
-        "held_blocks": -(-context // BLOCK),
-        "is_ready": np.ones(len(running), dtype=np.bool_),
-        "wanted_tokens": np.array([tokens for tokens, _ in wanted], dtype=np.int64),
-        "wanted_remaining": np.array([remaining for _, remaining in wanted], dtype=np.int64),
-        "wanted_expected": np.array([remaining for _, remaining in wanted], dtype=np.int64),
-        "error_tokens": 0.0,
+        "rows": rows,
+        "wanted": joining[: Column.HELD],
+        "lengths": KnownLengths(np.concatenate(expected) + 1, error_tokens),
         "block_tokens": BLOCK,
         "total_blocks": 100,
         "free_blocks": 100 - int((-(-context // BLOCK)).sum()),
@@ -33,6 +65,15 @@ def make_view(running: Pairs, wanted: Pairs, **changes: object) -> DecodeView:
         "max_running": 64,
     }
     return DecodeView(**(values | changes))  # type: ignore[arg-type]
+
+
+def columns_of(pairs: Pairs, first_turn: int = 0) -> NDArray[np.int64]:
+    """As if each was all prompt: then its limit is one more than what it may still hold."""
+    columns = np.zeros((len(Column), len(pairs)), np.int64)
+    columns[Column.CONTEXT] = columns[Column.PROMPT] = [tokens for tokens, _ in pairs]
+    columns[Column.LIMIT] = [remaining + 1 for _, remaining in pairs]
+    columns[Column.TURN] = np.arange(first_turn, first_turn + len(pairs))
+    return columns
 
 
 def peak_by_simulation(ready: Pairs, later: list[tuple[int, int, int]]) -> int:

@@ -1,4 +1,4 @@
-"""What is cuda_ipc's own, over a stand-in for the GPU (strict_ipc.py): keys, digests on the device, and its failures."""
+"""What is cuda_ipc's own, over a stand-in for a GPU (strict_ipc.py): keys, digests on the device, failures."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -123,7 +123,7 @@ def test_what_a_gpu_refuses_is_an_error_of_the_link_and_nothing_is_under_way_aft
     lane = RefusingLane(refused)
     two = Two(lane)
     digest = digest_of(two.source, part_of(HERE)) if checked else None
-    with pytest.raises(LinkError, match="the GPU could not copy: CUDA error: invalid argument$"):
+    with pytest.raises(LinkError, match=r"the GPU could not copy: CUDA error: invalid argument$"):
         two.opened.copy(part_of(HERE), part_of(THERE), digest)
     assert not any(memory.num_copies for memory in lane._process.memories.values())
 

@@ -1,5 +1,7 @@
 """A key says where a pool is, in one way only, and any other bytes are refused."""
 
+from contextlib import suppress
+
 import msgpack
 import pytest
 from hypothesis import given
@@ -28,10 +30,8 @@ def test_bytes_that_are_no_key_are_refused_and_nothing_else_comes_of_them(data: 
 def test_no_two_spellings_mean_the_same_key(place: int, change: int) -> None:
     damaged = bytearray(pack_key(KEY))
     damaged[place] ^= change
-    try:
+    with suppress(KeyRefused):
         assert parse_key(bytes(damaged)) != KEY
-    except KeyRefused:
-        pass
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,10 @@ class Walk:
             story.insert(0, step)
         return story
 
+    def crashed(self, scene: Scene) -> str:
+        """Which end died on the way to the scene; empty: none did."""
+        return next((step.name for step in self.story(scene) if step.name.startswith("crash")), "")
+
     def num_unending(self) -> int:
         """Scenes from which events could go round for ever without a fault (those a topological sort cannot reach)."""
         num_causes = Counter(after for follows in self.free.values() for after in follows)
@@ -124,6 +128,15 @@ def test_with_one_fault_anywhere_nothing_is_lost_leaked_or_hangs(name):
     walk = Walk(WORLDS[name], budget=1)
     assert walk.num_unending() == 0
     assert len(walk.free) > 1000
+
+
+@pytest.mark.slow
+def test_either_end_may_die_at_any_step_and_the_request_arrives_from_or_at_another() -> None:
+    walk = Walk(WORLDS["a second target"], budget=1)
+    came_by = Counter(step.name for _, step in walk.came_by.values())
+    assert min(came_by[name] for name in ("crash source", "restart source", "crash target", "retarget")) > 10
+    again = [scene for scene in walk.at_rest if len(scene.lanes) == 2 and scene.lanes[1].blocks is Blocks.ADOPTED]
+    assert {walk.crashed(scene) for scene in again} >= {"crash source", "crash target"}
 
 
 @pytest.mark.slow

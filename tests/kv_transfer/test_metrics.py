@@ -34,9 +34,7 @@ def test_outcomes_that_were_told_do_not_change_later() -> None:
     assert (dict(told), dict(outcomes.counts())) == ({"committed": 1}, {"committed": 2})
 
 
-pytestmark = pytest.mark.slow
-
-
+@pytest.mark.slow
 @in_loop
 async def test_a_full_window_is_a_wait_for_credit_until_a_group_has_left() -> None:
     async with running(FakeCluster(network=MemoryNetwork())) as cluster:
@@ -64,6 +62,7 @@ async def test_a_full_window_is_a_wait_for_credit_until_a_group_has_left() -> No
         assert after.credit_wait_s == source.metrics().credit_wait_s
 
 
+@pytest.mark.slow
 @in_loop
 async def test_kv_without_a_grant_is_parked_and_says_for_whom_it_waits_and_how_it_ended() -> None:
     async with running(FakeCluster()) as cluster:
@@ -85,6 +84,7 @@ async def test_kv_without_a_grant_is_parked_and_says_for_whom_it_waits_and_how_i
         assert dict(after.outgoing) == {str(FailureKind.PREEMPTED): 1}
 
 
+@pytest.mark.slow
 @in_loop
 async def test_the_age_of_a_lease_grows_while_the_peer_is_silent_and_ends_with_the_handoff() -> None:
     async with running(FakeCluster(limits=QUICK, heartbeat_s=100.0)) as cluster:
@@ -100,6 +100,7 @@ async def test_the_age_of_a_lease_grows_while_the_peer_is_silent_and_ends_with_t
         assert (found.oldest_lease_s, dict(found.incoming)) == (0.0, {str(FailureKind.PEER_LOST): 1})
 
 
+@pytest.mark.slow
 @in_loop
 async def test_cancelled_and_unclaimed_handoffs_are_told_apart() -> None:
     async with running(FakeCluster(limits=QUICK)) as cluster:

@@ -9,7 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from twinpool.kv_transfer.cuda_accelerator import REQUIRED_ENVIRONMENT, CudaAccelerator, settle_environment
+from twinpool.kv_transfer.cuda_accelerator import (
+    REQUIRED_ENVIRONMENT,
+    CudaAccelerator,
+    abort_within,
+    settle_environment,
+)
 from twinpool.kv_transfer.header import HEADER_BYTES, ChunkHeader, HeaderError, handoff_id, is_intact, pack_header
 from twinpool.kv_transfer.link import Link
 from twinpool.kv_transfer.nccl import NcclLinks, NcclWire
@@ -159,6 +164,34 @@ def test_closing_ends_a_wait_that_has_long_to_go(make_pair: Callable[..., Pair])
     pair.sender.close()
     assert pair.sender.join(WAIT_S)
     assert pair.sent.heard[2:] == [("closed",)]
+
+
+class HangingGroup:
+    """A group whose abort takes until it is let go on."""
+
+    def __init__(self) -> None:
+        self.go_on = threading.Event()
+
+    def abort(self) -> None:
+        assert self.go_on.wait(WAIT_S)
+
+
+def test_an_abort_that_hangs_is_left_alone_and_its_memory_is_kept_until_it_is_over() -> None:
+    group, over = HangingGroup(), threading.Event()
+    abort_within(group, 0.01, over.set)
+    assert not over.is_set()
+    group.go_on.set()
+    assert over.wait(WAIT_S)
+
+
+def test_an_abort_that_fails_keeps_its_memory_and_disturbs_nobody() -> None:
+    class FailingGroup:
+        def abort(self) -> None:
+            raise RuntimeError("NCCL error")
+
+    over = threading.Event()
+    abort_within(FailingGroup(), WAIT_S, over.set)
+    assert not over.is_set()
 
 
 def test_without_a_gpu_nccl_is_refused_by_name() -> None:

@@ -168,7 +168,7 @@ def test_every_element_that_is_lacking_arrives_and_nothing_else_is_written(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [name for name, kind in KINDS.items() if kind.has_processes])
+@pytest.mark.parametrize("kind", ["gloo", "shm", "strict-nccl"])  # whose two ends may be in one process
 @pytest.mark.parametrize("shapes", ["1->2", "4->2", "stages 1->2", "stages 2->1"])
 def test_so_it_is_over_every_kind_of_link(kind: str, shapes: str) -> None:
     hand_over(kind, SHAPES[shapes], TWO_HEADS if shapes == "4->2" else MODEL, CodecName.RAW)

@@ -1,5 +1,7 @@
 """The view table against a plain recomputation, and what its snapshots promise."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -39,6 +41,15 @@ def test_a_mixed_worker_prefills_and_decodes() -> None:
     view = table.snapshot(0.0)
     assert view.prefills.tolist() == [False, True, True]
     assert view.decodes.tolist() == [True, True, False]
+
+
+def test_kinds_are_told_once_and_by_their_place() -> None:
+    table = ViewTable()
+    for worker_id, kind in (("a", "slow"), ("b", ""), ("c", "fast"), ("d", "slow")):
+        table.join(replace(worker(worker_id), kind=kind), now=0.0)
+    view = table.snapshot(0.0)
+    assert view.kinds == ("", "fast", "slow")
+    assert [view.kinds[index] for index in view.kind] == ["slow", "", "fast", "slow"]
 
 
 def test_age_counts_from_the_last_word() -> None:

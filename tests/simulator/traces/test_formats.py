@@ -188,6 +188,12 @@ def test_every_logged_request_reads_back(
     assert entry[1:] == (prompt, output, output + more, name, "t", hashes, 64 if hashes else 0)
 
 
+@given(st.lists(st.floats(1e9, 9e9), max_size=8))
+def test_lines_of_several_logs_sorted_as_text_are_in_order_of_arrival(times: list[float]) -> None:
+    lines = sorted(to_line(replace(LOGGED, arrival_unix_s=at_s)) for at_s in times)
+    assert [json.loads(line)["arrival_unix_s"] for line in lines] == sorted(round(at_s, 6) for at_s in times)
+
+
 @pytest.mark.parametrize(
     ("values", "told"),
     [

@@ -274,6 +274,7 @@ def test_a_trace_is_streamed(tmp_path: Path) -> None:
     assert len(list(islice(stream, 5000))) == 5000
 
 
+@pytest.mark.slow
 def test_traces_need_nothing_heavy() -> None:
     code = "import twinpool.simulator.traces.open, twinpool.simulator.traces.describe, sys\n"
     code += "print([name for name in ('grpc', 'pydantic', 'ray', 'torch') if name in sys.modules])"
