@@ -117,7 +117,7 @@ def _compare(case: _Case, options: ParityOptions, folder: StateFolder) -> Iterat
     with own_cluster(case.values(), f"bench-{os.getpid()}-parity", folder) as state:
         live = LiveCluster(state.grpc)
         asyncio.run(live.warm_up(case.subject.lengths.prompt_tokens[0]))
-        client_s = asyncio.run(live.measure_call()) / 2
+        client_s = asyncio.run(live.measure_way(case.subject.lengths.middle_prompt))
         for load in options.loads:
             trace = draw_trace(case.subject.lengths, load * knee_rps, options.duration_s, options.seed)
             runs = [asyncio.run(live.run(trace, case.subject.goal, (options.seed, n))) for n in range(options.runs)]

@@ -44,15 +44,21 @@ class LiveCluster:
             ]
             await asyncio.gather(*answers)
 
-    async def measure_call(self) -> float:
-        """Seconds of a call to the gateway that does nothing, there and back; the median."""
+    async def measure_way(self, prompt_tokens: int) -> float:
+        """Seconds that a request and its first token take between client and gateway, each way, while all is idle.
+
+        The median, over requests of one token, of what the client saw beyond what its gateway did.
+        """
+        rng = np.random.default_rng()
+        ways_s = []
         async with self._client() as client:
-            times_s = []
             for _ in range(NUM_CALLS):
+                prompt = _prompt(rng, prompt_tokens, self.vocab_size)
                 begun_s = time.monotonic()
-                await client.models()
-                times_s.append(time.monotonic() - begun_s)
-        return median(times_s)
+                async with client.stream(prompt, max_tokens=1, temperature=0.0, ignore_eos=True) as stream:
+                    seen_s = [time.monotonic() - begun_s async for event in stream if event.token_ids]
+                ways_s.append((seen_s[0] - stream.result.timings.ttft_s) / 2)
+        return max(0.0, median(ways_s))
 
     async def run(self, trace: Sequence[TraceRequest], goal: Goal, seed: tuple[int, ...]) -> Values:
         """Offer the trace once; prompts differ with every ``seed`` and trace, so that none is cached."""

@@ -18,6 +18,11 @@ class Lengths:
     prompt_tokens: tuple[int, int]
     output_tokens: tuple[int, int]
 
+    @property
+    def middle_prompt(self) -> int:
+        """The median prompt."""
+        return round((self.prompt_tokens[0] * self.prompt_tokens[1]) ** 0.5)
+
 
 def draw_trace(lengths: Lengths, rate_rps: float, duration_s: float, seed: int) -> list[TraceRequest]:
     """Poisson arrivals in that time; answers have exactly their length, which the client asks for as its limit."""

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from twinpool.kv_transfer.codec import CodecName
 from twinpool.kv_transfer.coder import Coder, aligned_bytes
 from twinpool.kv_transfer.coding import Coding
-from twinpool.kv_transfer.link import Group
+from twinpool.kv_transfer.link import Group, SourcePlace
 from twinpool.kv_transfer.plan import Span, clip, spans_of_chunk
 from twinpool.kv_transfer.rank_groups import RankGroups
 from twinpool.kv_transfer.rank_shape import WorkerShape, shares_of
 from twinpool.model.array_kv_cache import ArrayKVCache
-from twinpool.model.kv_layout import KVLayout
+from twinpool.model.kv_layout import HeadRange, KVLayout
 
 from .conformance_kinds import KINDS, Setting
 from .fakes import WAIT_S, Ears, NumpyCache
@@ -174,6 +174,26 @@ def test_so_it_is_over_every_kind_of_link(kind: str, shapes: str) -> None:
     hand_over(kind, SHAPES[shapes], TWO_HEADS if shapes == "4->2" else MODEL, CodecName.RAW)
     if not KINDS[kind].shares_memory:
         hand_over(kind, SHAPES[shapes], MODEL, CodecName.INT8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("num_heads", "told"), [(5, "not of blocks"), (128, "offers what it has not")])
+def test_a_source_whose_pool_is_not_of_the_shape_it_should_have_loses_its_link(num_heads: int, told: str) -> None:
+    """Only where the target copies out of it: nobody else reads the source's pool by its layout."""
+    layout = replace(MODEL, num_kv_heads=2)
+    source, target = (NumpyCache(NUM_BLOCKS, seed, layout, shared=True) for seed in (1, 2))
+    before, sent, received = target.pool.copy(), Ears(), Ears()
+    receiver, ticket = KINDS["shm"].make(target, Setting(1)).listen(received)
+    sender = KINDS["shm"].make(source, Setting(0)).dial(ticket, sent)
+    group = Group("r", 1, 0, Span(0, 2, 0, 1), np.array([3]))
+    place = SourcePlace(replace(MODEL, num_kv_heads=num_heads), 0, HeadRange(0, 2))
+    receiver.receive(replace(group, source=place))
+    sender.send(group)
+    assert told in str(received.until("error"))
+    assert np.array_equal(target.pool, before)
+    for end in (sender, receiver):
+        end.close()
+        assert end.join(WAIT_S)
 
 
 def test_a_rank_whose_cache_is_not_of_its_share_is_named() -> None:

@@ -215,10 +215,11 @@ class LiveWorker:
 
     def begin_source(self, key: Key, num_tokens: int, block_ids: list[int]) -> None:
         job = self._tell("began", key)
-        self._clock.at(self._clock.now + job.delay_s, partial(self._grant, job, key))
+        granted_s = self._clock.now + job.delay_s
+        self._clock.at(granted_s, partial(self._grant, job, key, granted_s))
 
-    def _grant(self, job: Job, key: Key) -> None:
-        self._granted_s[job.index] = self._clock.now
+    def _grant(self, job: Job, key: Key, at_s: float) -> None:
+        self._granted_s[job.index] = at_s  # a step may have been under way
         self._post(partial(self.engine.granted, key))
         self._maybe_acknowledge(job, key)
 
