@@ -9,7 +9,9 @@ from math import ceil, floor, inf, isfinite
 
 MESSAGE_S = 0.6e-3  # what a group costs beside its bytes: measured 0.52 to 0.67 ms over gloo, one small group at a time
 LINK_BYTES_PER_S = 1.8e9  # of gloo on loopback: what is taken for a link that has not been measured
-MAX_SHARE = 0.5  # of all layers, in one group: the next may begin no later than half-way
+MESSAGE_SHARE = 0.1  # of its time on the link, that a group may cost beside its bytes: a larger one gains little
+MARGIN = 2.0  # by which a link may be slower than it was measured: others use it too
+MAX_SHARE = 0.5  # of all layers, in one group
 LAST_SHARE = 0.25  # of all layers, in the last group
 _UNKNOWN_RATIO = 4.0  # of link to production, while that was not measured
 
@@ -55,10 +57,11 @@ def choose_layer_groups(num_layers: int, layer_bytes: int, rates: StreamRates = 
     """Ends of the layer groups of one step: group ``i`` is layers ``[ends[i - 1], ends[i])``, the first from 0.
 
     What is exposed after the last layer is the last group, if the one before is through by then. So sizes are chosen
-    from the end: each group is the largest that the link takes while the one behind it is computed. Over a link that is
-    slower than the KV is produced the wire time itself is exposed, so there the link must start early and never idle:
-    sizes grow from the front, each group as large as is computed while the one before it is on the wire. Sizes are
-    rounded up, so a group may be late by part of a layer.
+    from the end: each group is the largest that the link takes, with a margin, while the one behind it is computed.
+    Over a link that is slower than the KV is produced the wire time itself is exposed, so there the link must start
+    early and never idle: sizes grow from the front, each group as large as is computed while the one before it is on
+    the wire. No group is larger than it takes for its message to cost little. Sizes are rounded up, so a group may be
+    late by part of a layer.
 
     Args:
         layer_bytes: of one layer of one step: a prefill chunk's blocks.
@@ -67,8 +70,9 @@ def choose_layer_groups(num_layers: int, layer_bytes: int, rates: StreamRates = 
         ValueError: there is no layer, or it has no bytes.
     """
     limit = last_group_limit(num_layers, layer_bytes, rates)
-    most = max(limit, floor(MAX_SHARE * num_layers))
     wire_s, compute_s = _layer_times(layer_bytes, rates)
+    enough = ceil(rates.message_s / (MESSAGE_SHARE * wire_s))
+    most = max(limit, min(enough, floor(MAX_SHARE * num_layers)))
     if wire_s < compute_s:
         sizes = _from_the_end(num_layers, limit, most, lambda size: (size * compute_s - rates.message_s) / wire_s)
     else:
@@ -94,8 +98,9 @@ def group_ranges(ends: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
 def _from_the_end(num_layers: int, last: int, most: int, behind: Growth) -> list[int]:
     sizes = [last]
     while (left := num_layers - sum(sizes)) > 0:
-        hidden = ceil(behind(sizes[-1]))  # fewer than the group behind it: hidden by nothing, so best in few messages
-        sizes.append(min(most, left, hidden if hidden >= sizes[-1] else most))
+        hidden = behind(sizes[-1])
+        grown = max(sizes[-1], ceil(hidden / MARGIN))
+        sizes.append(min(most, left, grown if hidden >= sizes[-1] else most))  # what nothing hides, in few messages
     return sizes[::-1]
 
 
