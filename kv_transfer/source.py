@@ -34,9 +34,7 @@ from twinpool.kv_transfer.events import (
     Transmit,
 )
 from twinpool.kv_transfer.handoff import Abort, Committed, Grant, Limits, Started, Stopped
-from twinpool.kv_transfer.phases import SOURCE_ACTIVE as _ACTIVE
-from twinpool.kv_transfer.phases import SOURCE_MOVES, check_move
-from twinpool.kv_transfer.phases import SourcePhase as SourcePhase
+from twinpool.kv_transfer.phases import SOURCE_ACTIVE, SOURCE_MOVES, SourcePhase, check_move
 from twinpool.kv_transfer.plan import Coverage, Span, max_skip_blocks
 from twinpool.kv_transfer.sending import Sending
 from twinpool.model.kv_layout import KVLayout
@@ -96,13 +94,13 @@ class SourceHandoff:
         return self.phase is SourcePhase.STREAMING and self._sending.cursor < len(self._spans)
 
     def silence_s(self, now: float) -> float:
-        """How long the peer whose lease runs has not been heard; 0 when none does."""
-        return self._limits.lease_s - (self._lease_until - now) if self.phase in _ACTIVE else 0.0
+        """How long the peer whose lease runs was not heard; 0 when none does."""
+        return self._limits.lease_s - (self._lease_until - now) if self.phase in SOURCE_ACTIVE else 0.0
 
     @property
     def next_deadline(self) -> float | None:
         """When ``Tick`` is due, on the clock of ``now``; None when the machine waits for nobody."""
-        lease = self._lease_until if self.phase in _ACTIVE else None
+        lease = self._lease_until if self.phase in SOURCE_ACTIVE else None
         return min((at for at in (self._deadline, lease) if at is not None), default=None)
 
     def advance(self, event: SourceEvent, now: float) -> Sequence[Action]:
@@ -215,7 +213,7 @@ class SourceHandoff:
     # --- Stopping ---------------------------------------------------------------------------------------------------
 
     def _aborted(self, reason: str, corrupted: bool, now: float) -> Sequence[Action]:
-        if self.phase in _ACTIVE:
+        if self.phase in SOURCE_ACTIVE:
             if corrupted:
                 return self._end(FailureKind.CORRUPTED, reason, now)
             return self._stop(reason, now, tell=False)
@@ -233,7 +231,7 @@ class SourceHandoff:
 
     def _peer_lost(self, reason: str, now: float) -> Sequence[Action]:
         close: list[Action] = [CloseLink(self.epoch, reason)] if self._sending.outstanding else []
-        return [*close, *self._stop(reason, now)] if self.phase in _ACTIVE else close
+        return [*close, *self._stop(reason, now)] if self.phase in SOURCE_ACTIVE else close
 
     def _retarget(self, epoch: int, codec: CodecName, now: float) -> Sequence[Action]:
         if epoch <= max(self.epoch, self._next_epoch or 0) or not self.can_retarget:
@@ -242,7 +240,7 @@ class SourceHandoff:
             self.epoch, self.codec = epoch, codec
             return []
         self._next_epoch, self._next_codec = epoch, codec
-        if self.phase in _ACTIVE:
+        if self.phase in SOURCE_ACTIVE:
             return self._stop(f"the gateway named another target under epoch {epoch}", now)
         return self._finish_stop(now)
 
@@ -253,7 +251,7 @@ class SourceHandoff:
         self._is_unwanted = True
         epoch = self._next_epoch or self.epoch  # the one the gateway waits for
         report: list[Action] = [Failed(epoch, kind, reason)] if kind else []
-        if self.phase in _ACTIVE:
+        if self.phase in SOURCE_ACTIVE:
             return [*report, *self._stop(reason, now)]
         return [*report, *self._finish_stop(now)]
 
@@ -280,10 +278,8 @@ class SourceHandoff:
         self._enter(SourcePhase.PARKED, now + self._limits.park_s)
         return [*stopped, Parked(self.epoch, self._reason)]
 
-    # --- Time -------------------------------------------------------------------------------------------------------
-
     def _tick(self, now: float) -> Sequence[Action]:
-        if self.phase in _ACTIVE and now >= self._lease_until:
+        if self.phase in SOURCE_ACTIVE and now >= self._lease_until:
             return self._peer_lost(f"no word from the target for {self._limits.lease_s:g} s", now)
         if self._deadline is None or now < self._deadline:
             return []

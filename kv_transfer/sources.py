@@ -42,7 +42,8 @@ from twinpool.kv_transfer.metrics import TransferMetrics
 from twinpool.kv_transfer.outgoing_link import OutgoingLink, Transmission
 from twinpool.kv_transfer.pair import Pair, PairOwner
 from twinpool.kv_transfer.pair_link import LinkEnds
-from twinpool.kv_transfer.source import SourceHandoff, SourcePhase
+from twinpool.kv_transfer.phases import SourcePhase
+from twinpool.kv_transfer.source import SourceHandoff
 from twinpool.kv_transfer.source_codecs import SourceCodecs
 from twinpool.kv_transfer.wire import WireError, message_from_proto, message_to_proto
 from twinpool.protos.twinpool.v1 import worker_pb2 as pb

@@ -31,10 +31,7 @@ from twinpool.kv_transfer.events import (
     Tick,
 )
 from twinpool.kv_transfer.handoff import Abort, Committed, Grant, Limits, Next, Seal, Started, Stopped
-from twinpool.kv_transfer.phases import TARGET_GRANTED as _GRANTED
-from twinpool.kv_transfer.phases import TARGET_MOVES, check_move
-from twinpool.kv_transfer.phases import TARGET_ORDERED as _ORDERED
-from twinpool.kv_transfer.phases import TargetPhase as TargetPhase
+from twinpool.kv_transfer.phases import TARGET_GRANTED, TARGET_MOVES, TARGET_ORDERED, TargetPhase, check_move
 from twinpool.kv_transfer.plan import Coverage, max_skip_blocks
 from twinpool.kv_transfer.terms import disagreement
 from twinpool.model.kv_layout import KVLayout
@@ -85,12 +82,12 @@ class TargetHandoff:
 
     def silence_s(self, now: float) -> float:
         """How long the source whose lease runs has not been heard; 0 when none does."""
-        return self._limits.lease_s - (self._lease_until - now) if self.phase in _ORDERED else 0.0
+        return self._limits.lease_s - (self._lease_until - now) if self.phase in TARGET_ORDERED else 0.0
 
     @property
     def next_deadline(self) -> float | None:
         """When ``Tick`` is due, on the clock of ``now``; None when the machine waits for nobody."""
-        lease = self._lease_until if self.phase in _ORDERED else None
+        lease = self._lease_until if self.phase in TARGET_ORDERED else None
         return min((at for at in (self._deadline, lease) if at is not None), default=None)
 
     def advance(self, event: TargetEvent, now: float) -> Sequence[Action]:
@@ -163,9 +160,8 @@ class TargetHandoff:
         return self._want(now)
 
     def _want(self, now: float) -> Sequence[Action]:
-        if self.phase not in (TargetPhase.ANNOUNCED, TargetPhase.RESERVED):
-            return []
-        if self._announcement is None or self._order is None:
+        is_early = self.phase in (TargetPhase.ANNOUNCED, TargetPhase.RESERVED)
+        if not is_early or self._announcement is None or self._order is None:
             return []
         reason = disagreement(self._announcement, self._order, self._codecs)
         if reason:
@@ -196,13 +192,14 @@ class TargetHandoff:
         self._seqs |= {message.seq}
         span = message.span
         discard = Receive(message.seq, span, discard=True, coding=message.coding)
-        if self.phase not in _GRANTED:
+        if self.phase not in TARGET_GRANTED:
             return [discard]
+        reason = ""
         if not self._coverage.is_inside(span):
             reason = f"the source announced {span}, which was not asked for"
-            return [CloseLink(self.epoch, reason), *self._give_up(FailureKind.TRANSFER_FAILED, reason, now)]
-        if message.coding != self._coding:
+        elif message.coding != self._coding:
             reason = f"the source announced {span} as {message.coding.codec}, the handoff as {self._coding.codec}"
+        if reason:
             return [CloseLink(self.epoch, reason), *self._give_up(FailureKind.TRANSFER_FAILED, reason, now)]
         if self._coverage.overlaps(span):
             return [discard, *self._give_up(FailureKind.TRANSFER_FAILED, f"the source sent {span} twice", now)]
@@ -245,7 +242,7 @@ class TargetHandoff:
     # --- Giving up --------------------------------------------------------------------------------------------------
 
     def _link_closed(self, reason: str, now: float) -> Sequence[Action]:
-        if self.phase not in _GRANTED and self.phase is not TargetPhase.DRAINING:
+        if self.phase not in TARGET_GRANTED and self.phase is not TargetPhase.DRAINING:
             return []  # nothing was sent on it; the grant will be for another link
         self._seqs, self._posted, self._has_stopped = frozenset(), frozenset(), True
         if self.phase is TargetPhase.DRAINING:
@@ -254,7 +251,7 @@ class TargetHandoff:
 
     def _peer_lost(self, reason: str, now: float) -> Sequence[Action]:
         close: list[Action] = []
-        if self.phase in _GRANTED or self.phase is TargetPhase.DRAINING:
+        if self.phase in TARGET_GRANTED or self.phase is TargetPhase.DRAINING:
             close = [CloseLink(self.epoch, reason)]
         return [*close, *self._give_up(FailureKind.PEER_LOST, reason, now)]
 
@@ -269,7 +266,7 @@ class TargetHandoff:
         if tell:
             corrupted = kind is FailureKind.CORRUPTED
             actions.append(Send(Abort(self.request_id, self.epoch, reason, corrupted)))
-        if self.phase in _GRANTED:
+        if self.phase in TARGET_GRANTED:
             self._enter(TargetPhase.DRAINING, now + self._limits.stop_s)
             return [*actions, *self._finish_drain()]
         self._enter(TargetPhase.ENDED)
@@ -284,10 +281,8 @@ class TargetHandoff:
     def _refuse(self) -> Sequence[Action]:
         return [Send(Abort(self.request_id, self.epoch, "the target has given this epoch up"))]
 
-    # --- Time -------------------------------------------------------------------------------------------------------
-
     def _tick(self, now: float) -> Sequence[Action]:
-        if self.phase in _ORDERED and now >= self._lease_until:
+        if self.phase in TARGET_ORDERED and now >= self._lease_until:
             return self._peer_lost(f"no word from the source for {self._limits.lease_s:g} s", now)
         if self._deadline is None or now < self._deadline:
             return []

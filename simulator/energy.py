@@ -23,7 +23,7 @@ class Energy:
         self._kinds = list(dict.fromkeys(form for form in self._forms if form is not None))
         self._kind_of = np.array([-1 if form is None else self._kinds.index(form) for form in self._forms])
         self._busy_ws = 0.0
-        self._watts: dict[tuple[int, int, int], float] = {}  # by kind, prompt tokens and batch
+        self._watts: dict[int, float] = {}  # by kind, prompt tokens and batch (24 bits each), in one number
 
     @property
     def is_known(self) -> bool:
@@ -34,16 +34,16 @@ class Energy:
         """Count what the workers drew in these steps."""
         if not self.is_known or not len(columns):
             return
-        keys = np.stack([self._kind_of[columns.worker], columns.prefill_tokens, columns.batch], axis=1)
-        unique, place = np.unique(keys, axis=0, return_inverse=True)
-        watts = np.array([self._step_watts(*map(int, key)) for key in unique])
-        self._busy_ws += float(watts[place.reshape(-1)] @ (columns.ended_s - columns.started_s))
+        keys = (self._kind_of[columns.worker] << 48) | (columns.prefill_tokens << 24) | columns.batch
+        unique, place = np.unique(keys, return_inverse=True)
+        watts = np.array([self._step_watts(key) for key in unique.tolist()])
+        self._busy_ws += float(watts[place] @ (columns.ended_s - columns.started_s))
 
-    def _step_watts(self, kind: int, prefill_tokens: int, batch: int) -> float:
-        key = (kind, prefill_tokens, batch)
+    def _step_watts(self, key: int) -> float:
         watts = self._watts.get(key)
         if watts is None:
-            watts = self._watts[key] = self._kinds[kind].step_watts(prefill_tokens, batch)
+            form = self._kinds[key >> 48]
+            watts = self._watts[key] = form.step_watts((key >> 24) % 2**24, key % 2**24)
         return watts
 
     def watt_hours(self, busy_s: NDArray[np.float64], duration_s: float) -> float | None:

@@ -45,7 +45,7 @@ class Report(Observer):
     def __init__(self, scenario: Scenario, window: Window | None = None) -> None:
         self._scenario = scenario
         self._window = window or Window()
-        self.total = Tally()
+        self._total: Tally | None = None  # once asked for
         self.by_class: dict[str, Tally] = {}
         self.usage = Usage(scenario.workers, self._window.start_s)
         self._energy = Energy(scenario.workers)
@@ -82,11 +82,22 @@ class Report(Observer):
 
     def ended(self, outcome: Outcome) -> None:
         if self._window.holds(outcome.arrival_s):
-            self.total.add(outcome)
-            name = outcome.offered.goal_class
-            (self.by_class.get(name) or self.by_class.setdefault(name, Tally())).add(outcome)
+            self._total = None
+            tally = self.by_class.get(outcome.offered.goal_class)
+            if tally is None:
+                tally = self.by_class[outcome.offered.goal_class] = Tally()
+            tally.add(outcome)
 
     # --- the report -----------------------------------------------------------------------------------------------
+
+    @property
+    def total(self) -> Tally:
+        """All classes together."""
+        if self._total is None:
+            self._total = Tally()
+            for name in sorted(self.by_class):
+                self._total.merge(self.by_class[name])
+        return self._total
 
     @property
     def duration_s(self) -> float:

@@ -4,7 +4,9 @@ Knows outcomes; no worker and no step.
 """
 
 from collections import Counter
-from itertools import islice
+from typing import Self
+
+import numpy as np
 
 from twinpool.simulator.outcome import Ending, Outcome
 from twinpool.simulator.sketch import Sketch
@@ -12,8 +14,13 @@ from twinpool.simulator.sketch import Sketch
 Values = dict[str, object]
 
 MAX_REASONS = 100  # kept apart
+TOLD_REASONS = 20
 LATENCIES = ("ttft_s", "tpot_s", "e2e_s")
 PHASES = ("held_s", "queued_s", "prefill_s", "handoff_s", "wire_s", "exposed_s")
+_FIRST_GAP = "first_gap_s"  # see Report
+_COLUMNS = (*LATENCIES, *PHASES, _FIRST_GAP)
+_FLUSH_AT = 4096
+_NONE = float("nan")
 
 
 class Tally:
@@ -28,8 +35,8 @@ class Tally:
         self.cached_tokens = 0
         self.attempts: Counter[int] = Counter()
         self.last_end_s = 0.0
-        self.first_gaps = Sketch()  # see Report
-        self._sketches = {name: Sketch() for name in LATENCIES + PHASES}
+        self._sketches = {name: Sketch() for name in _COLUMNS}
+        self._rows: list[tuple[float, ...]] = []  # of _COLUMNS, not in the sketches yet
 
     def add(self, outcome: Outcome) -> None:
         """Count one request that ended."""
@@ -40,22 +47,56 @@ class Tally:
         self.last_end_s = max(self.last_end_s, outcome.end_s)
         if outcome.ending is Ending.COMPLETED:
             self._add_completed(outcome)
-        elif outcome.why in self.reasons or len(self.reasons) < MAX_REASONS:
-            self.reasons[outcome.why] += 1
         else:
-            self.reasons["others"] += 1
+            self._add_reason(outcome.why, 1)
 
     def _add_completed(self, outcome: Outcome) -> None:
         self.prompt_tokens += outcome.offered.prompt_tokens
         self.cached_tokens += outcome.cached_tokens
-        for name, sketch in self._sketches.items():
-            value = getattr(outcome, name)
-            if value is not None:
-                sketch.add(max(0.0, value))  # durations may come out a rounding below 0
-        tpot_s = outcome.tpot_s
+        ttft_s, tpot_s, handoff_s = outcome.ttft_s, outcome.tpot_s, outcome.handoff_s
+        first_gap_s = _NONE
         if tpot_s is not None:
-            own_s = tpot_s - outcome.handoff_s / (outcome.num_tokens - 1)
-            self.first_gaps.add(max(0.0, outcome.handoff_s + own_s))
+            first_gap_s = handoff_s + tpot_s - handoff_s / (outcome.num_tokens - 1)
+        self._rows.append(
+            (
+                _NONE if ttft_s is None else ttft_s,
+                _NONE if tpot_s is None else tpot_s,
+                outcome.e2e_s,
+                outcome.held_s,
+                outcome.queued_s,
+                outcome.prefill_s,
+                handoff_s,
+                outcome.wire_s,
+                outcome.exposed_s,
+                first_gap_s,
+            )
+        )
+        if len(self._rows) >= _FLUSH_AT:
+            self._flush()
+
+    def _add_reason(self, why: str, count: int) -> None:
+        known = why in self.reasons or len(self.reasons) < MAX_REASONS
+        self.reasons[why if known else "others"] += count
+
+    def _flush(self) -> None:
+        table = np.array(self._rows, dtype=np.float64).reshape(-1, len(_COLUMNS))
+        self._rows = []
+        for sketch, column in zip(self._sketches.values(), table.T, strict=True):
+            there = column[~np.isnan(column)]
+            sketch.add_many(there.clip(0.0))  # durations may come out a rounding below 0
+
+    def merge(self, other: "Tally") -> Self:
+        """Count all that another tally has, too; returns this one."""
+        for mine, theirs in ((self.endings, other.endings), (self.attempts, other.attempts)):
+            mine.update(theirs)
+        for why, count in other.reasons.items():
+            self._add_reason(why, count)
+        for name in ("met", "tokens", "prompt_tokens", "cached_tokens"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.last_end_s = max(self.last_end_s, other.last_end_s)
+        for name in _COLUMNS:
+            self.sketch(name).merge(other.sketch(name))
+        return self
 
     @property
     def requests(self) -> int:
@@ -71,8 +112,14 @@ class Tally:
         """Share of all offered requests that met both goals; None where there were none."""
         return self.met / self.requests if self.requests else None
 
+    @property
+    def first_gaps(self) -> Sketch:
+        """Of completed requests with two tokens or more: first token to the second."""
+        return self.sketch(_FIRST_GAP)
+
     def sketch(self, name: str) -> Sketch:
         """Of one of LATENCIES or PHASES, over completed requests."""
+        self._flush()
         return self._sketches[name]
 
     def values(self, duration_s: float) -> Values:
@@ -87,13 +134,13 @@ class Tally:
             "met": self.met,
             "slo_attainment": self.attainment,
             "goodput_rps": rate(self.met),
-            **{name: self._sketches[name].percentiles() for name in LATENCIES},
+            **{name: self.sketch(name).percentiles() for name in LATENCIES},
             "requests_per_s": rate(self.completed),
             "tokens_per_s": rate(self.tokens),
             "prompt_tokens_per_s": rate(self.prompt_tokens),
-            "reasons": dict(islice(self.reasons.most_common(), 20)),
+            "reasons": dict(self.reasons.most_common(TOLD_REASONS)),
         }
 
     def phase_values(self) -> dict[str, Values]:
         """Mean and percentiles of each phase, over completed requests."""
-        return {name: {"mean": self._sketches[name].mean, **self._sketches[name].percentiles()} for name in PHASES}
+        return {name: {"mean": self.sketch(name).mean, **self.sketch(name).percentiles()} for name in PHASES}

@@ -27,6 +27,9 @@ def simulate(
     arrivals: Annotated[str | None, typer.Option(help="draw them: poisson, gamma, constant", metavar="NAME")] = None,
     cv: Annotated[float | None, typer.Option(help="of gamma gaps: deviation over mean")] = None,
     step: Annotated[str, typer.Option(help="rates from times on: 10@0,40@60", metavar="RATE@S,...")] = "",
+    independent: Annotated[
+        bool, typer.Option("--independent", help="draw prompts and answers each on their own, where lengths are drawn")
+    ] = False,
     goal_class: Annotated[str, typer.Option(help="classes by weight: chat=3,batch=1", metavar="NAME=N,...")] = "",
     max_tokens: Annotated[int | None, typer.Option(help="limit that clients set; each answer's length")] = None,
     seed: Annotated[int, typer.Option(help="of all that is drawn", min=0)] = 0,
@@ -78,6 +81,7 @@ def simulate(
         repeat=repeat,
         arrivals=arrivals,
         cv=cv,
+        independent=independent,
         max_tokens=max_tokens,
         seed=seed,
     )

@@ -1,8 +1,6 @@
 """Handoffs in each codec, over links in memory and over gloo: what arrives is what the codec makes of what was sent."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from functools import wraps
 
 import numpy as np
 import pytest
@@ -24,19 +22,11 @@ from twinpool.kv_transfer.record_codec import make_codec
 from twinpool.kv_transfer.wire import message_to_proto
 from twinpool.protos.twinpool.v1 import worker_pb2 as pb
 
-from .fake_workers import FakeCluster, FakeWorker, Handoff, memory_channels, running
+from .fake_workers import FakeCluster, FakeWorker, Handoff, in_loop, memory_channels, running
 from .fakes import LAYOUT, NumpyCache
 
 RAW, INT8, INT4 = CodecName.RAW, CodecName.INT8, CodecName.INT4
 NUM_FULL = 5  # of the six blocks of a Handoff
-
-
-def in_loop(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
-    @wraps(test)
-    def run(*args: object, **kwargs: object) -> None:
-        asyncio.run(test(*args, **kwargs))  # type: ignore[arg-type]
-
-    return run
 
 
 def gloo_links(cache: NumpyCache) -> Links:

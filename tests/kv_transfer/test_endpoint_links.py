@@ -4,10 +4,8 @@ import asyncio
 import gc
 import os
 import threading
-from collections.abc import Awaitable, Callable
-from functools import wraps
+from collections.abc import Callable
 from pathlib import Path
-from typing import ParamSpec
 
 import pytest
 
@@ -20,24 +18,10 @@ from twinpool.kv_transfer.memory import MemoryLinks
 from twinpool.kv_transfer.memory_network import Fault, MemoryNetwork
 from twinpool.kv_transfer.shm import ShmLinks
 
-from .fake_workers import FakeCluster, FakeWorker, Handoff, eventually, running
+from .fake_workers import FakeCluster, FakeWorker, Handoff, eventually, in_loop, running
 from .fakes import LAYOUT, WAIT_S, NumpyCache, wait_until
 
 pytestmark = pytest.mark.slow  # real sockets and real waits
-
-P = ParamSpec("P")
-
-
-def in_loop(test: Callable[P, Awaitable[None]]) -> Callable[P, None]:
-    @wraps(test)
-    def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        async def bounded() -> None:
-            async with asyncio.timeout(WAIT_S):
-                await test(*args, **kwargs)
-
-        asyncio.run(bounded())
-
-    return run
 
 
 def auto(cache: NumpyCache, host: str = "here", shm: Callable[[NumpyCache], Links] = ShmLinks) -> LinkKinds:

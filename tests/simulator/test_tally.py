@@ -66,6 +66,15 @@ def test_reasons_are_bounded():
     assert tally.reasons["others"] == 50
 
 
+def test_merged_tallies_are_the_tally_of_all():
+    ones = [outcome(), outcome(end_s=2.5, attempts=2)]
+    others = [outcome(ending=Ending.FAILED, why="x"), outcome(first_token_s=0.7, cached_tokens=9)]
+    merged, both = tally_of(*ones).merge(tally_of(*others)), tally_of(*ones, *others)
+    assert merged.values(2.0) == both.values(2.0)
+    assert merged.phase_values() == both.phase_values()
+    assert (merged.last_end_s, merged.cached_tokens, merged.attempts) == (2.5, 9, both.attempts)
+
+
 def test_a_run_of_no_time_has_no_rates():
     assert Tally().values(0.0)["goodput_rps"] is None
     assert Tally().values(0.0)["slo_attainment"] is None
