@@ -46,7 +46,8 @@ class AgeTable(Generic[Entry]):
         index, count = bisect_right(self._ages, age), len(self._entries)
         if count == self._numbers.shape[1]:
             self._numbers = np.concatenate((self._numbers, np.zeros_like(self._numbers)), axis=1)
-        self._numbers[:, index + 1 : count + 1] = self._numbers[:, index:count].copy()
+        if index < count:
+            self._numbers[:, index + 1 : count + 1] = self._numbers[:, index:count].copy()
         self._numbers[:, index] = list(numbers)
         self._entries.insert(index, entry)
         self._ages.insert(index, age)
@@ -54,7 +55,8 @@ class AgeTable(Generic[Entry]):
     def remove(self, entry: Entry) -> None:
         """Take an entry out; ValueError if it is not there."""
         index, count = self.index(entry), len(self._entries)
-        self._numbers[:, index : count - 1] = self._numbers[:, index + 1 : count].copy()
+        if index < count - 1:
+            self._numbers[:, index : count - 1] = self._numbers[:, index + 1 : count].copy()
         del self._entries[index]
         del self._ages[index]
 

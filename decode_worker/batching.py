@@ -3,8 +3,9 @@
 Pure. Knows counts, not tensors, peers or clocks.
 """
 
+import math
 from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Protocol
 
@@ -59,35 +60,26 @@ class DecodeView:
     busy_blocks: int  # held by prompts being computed for others, and by sends under way
     parked_blocks: int  # held by KV that is given up when asked to
     max_running: int
+    _predicted: NDArray[np.int64] | None = field(default=None, init=False)  # made once, when first asked for
+    _wanted_predicted: NDArray[np.int64] | None = field(default=None, init=False)
 
     @property
-    def is_ready(self) -> NDArray[np.bool_]:
-        """[N]"""
-        return self.rows[Column.IS_READY] != 0
+    def predicted(self) -> NDArray[np.int64]:
+        """[N] Tokens that answers are likely to have at their end."""
+        if self._predicted is None:
+            rows = self.rows
+            written = rows[Column.CONTEXT] - rows[Column.PROMPT] + rows[Column.IS_READY]  # one is not stored yet
+            self._predicted = self.lengths.predict(written, rows[Column.LIMIT], rows[Column.TURN])
+        return self._predicted
 
     @property
-    def remaining_tokens(self) -> NDArray[np.int64]:
-        """[N] How many more may be stored."""
-        return _remaining(self.rows, self.rows[Column.LIMIT])
-
-    @property
-    def expected_tokens(self) -> NDArray[np.int64]:
-        """[N] How many more are likely to be: never more than may be, and at least one for a row that is ready."""
-        rows = self.rows
-        written = rows[Column.CONTEXT] - rows[Column.PROMPT] + rows[Column.IS_READY]  # one is not stored yet
-        return _remaining(rows, self.lengths.predict(written, rows[Column.LIMIT], rows[Column.TURN]))
-
-    @property
-    def wanted_remaining(self) -> NDArray[np.int64]:
+    def wanted_predicted(self) -> NDArray[np.int64]:
         """[M]"""
-        return _remaining(self.wanted, self.wanted[Column.LIMIT])
-
-    @property
-    def wanted_expected(self) -> NDArray[np.int64]:
-        """[M]"""
-        wanted = self.wanted
-        written = wanted[Column.CONTEXT] - wanted[Column.PROMPT]
-        return _remaining(wanted, self.lengths.predict(written, wanted[Column.LIMIT], wanted[Column.TURN]))
+        if self._wanted_predicted is None:
+            wanted = self.wanted
+            written = wanted[Column.CONTEXT] - wanted[Column.PROMPT]
+            self._wanted_predicted = self.lengths.predict(written, wanted[Column.LIMIT], wanted[Column.TURN])
+        return self._wanted_predicted
 
 
 def decide(view: DecodeView, now: float) -> StepPlan:  # noqa: ARG001 - the signature all batching policies share
@@ -97,7 +89,7 @@ def decide(view: DecodeView, now: float) -> StepPlan:  # noqa: ARG001 - the sign
     stands in the way: what is missing is asked for as ``demote_blocks``. Rows without a block sit out, youngest first,
     while that is cheaper than to preempt (see `_num_staying`).
     """
-    ready = np.flatnonzero(view.rows[Column.IS_READY])
+    ready = view.rows[Column.IS_READY].nonzero()[0]
     has_plenty = len(ready) <= view.free_blocks  # no row can lack its block
     if has_plenty and not view.wanted.shape[1]:
         rows = ready[: view.max_running]
@@ -105,14 +97,12 @@ def decide(view: DecodeView, now: float) -> StepPlan:  # noqa: ARG001 - the sign
     staying = ready if has_plenty else ready[: _num_staying(view, ready)]
     rows, missing = (ready[: view.max_running], 0) if has_plenty else _rows_with_blocks(view, staying)
     grants, wait = ((), Wait.DECODE_BLOCKS) if missing else _grants(view)
-    needed = int(_blocks(view.wanted[Column.CONTEXT, : len(grants)], view.block_tokens).sum())
-    demote = max(0, missing + needed - max(0, view.free_blocks - new_blocks(view, rows, 1)))
     preempt = ready[len(staying) :][::-1]
     return StepPlan(
         decode_rows=tuple(rows.tolist()),
         preempt=tuple(preempt.tolist()),
         grants=grants,
-        demote_blocks=demote,
+        demote_blocks=_blocks_to_demote(view, rows, missing, len(grants)),
         repeat=1 if len(preempt) or grants or wait else _repeat(view, rows),
         wait=Wait.DECODE_PREEMPTED if len(preempt) else wait,
     )
@@ -126,32 +116,38 @@ def forecast_peak_blocks(view: DecodeView) -> int:
     Nobody knows when a row that is not ready will begin, so it counts with all it is expected to hold. Exact for the
     first, safe for the second. O(N log N + N * block_tokens).
     """
-    ready, size = view.is_ready, view.block_tokens
-    context, expected = view.rows[Column.CONTEXT], view.expected_tokens
-    waiting = _blocks((context + expected)[~ready], size)
-    by_end = np.argsort(-expected[ready])
-    if not len(by_end):
-        return int(waiting.sum())
-    full, rest = np.divmod(context[ready][by_end], size)
-    steps, step_rest = np.divmod(expected[ready][by_end], size)
+    context, expected, size = view.rows[Column.CONTEXT], _remaining(view.rows, view.predicted), view.block_tokens
+    ready = view.rows[Column.IS_READY]
+    if np.count_nonzero(ready) == len(ready):
+        return _peak_together(context, expected, size)
+    is_ready = ready != 0
+    waiting = int(_blocks((context + expected)[~is_ready], size).sum())
+    return waiting + _peak_together(context[is_ready], expected[is_ready], size)
+
+
+def _peak_together(context: NDArray[np.int64], expected: NDArray[np.int64], size: int) -> int:
+    """The peak of rows [N] that go on together: they hold ``context`` tokens, and ``expected`` more at their end."""
+    if not len(context):
+        return 0
+    by_end = (-expected).argsort()
+    full, rest = divmod(context[by_end] + (size - 1), size)
+    steps, step_rest = divmod(expected[by_end], size)
     alive = np.arange(1, len(by_end) + 1)
-    # ceil((context + to go) / size), summed over the first k rows without an [N, N] table: the remainders add up to
-    # nothing, to at most one block, or to more than one.
-    none = np.where(step_rest == 0, np.cumsum(rest == 0), 0)
-    exceeds = np.cumsum(rest[:, None] > np.arange(size + 1), axis=0)  # [k, r]: of the first k rows, remainder above r
-    second = exceeds[alive - 1, size - step_rest]
-    held = np.cumsum(full) + alive * steps + alive - none + second
-    return int(held.max() + waiting.sum())
+    # ceil((context + to go) / size), summed over the first k rows without an [N, N] table: the whole blocks of both,
+    # and one more for each row whose remainder makes a block together with that of the k-th.
+    exceeds = (rest[:, None] >= np.arange(size, 0, -1)).cumsum(axis=0)  # [k, r]: of the first k rows, for remainder r
+    held = full.cumsum() + alive * steps + exceeds[alive - 1, step_rest]
+    return int(held[held.argmax()])
 
 
 def reserve_blocks(view: DecodeView) -> int:
     """Blocks that the N rows may need above their forecast, as the lengths are only known by their distribution."""
-    return int(_reserves(view, 0)[0])
+    return int(math.sqrt(_square_error(view)) // view.block_tokens)
 
 
 def wanted_blocks(view: DecodeView) -> int:
     """What the M that want to join are expected to hold at their end."""
-    return int(_blocks(view.wanted[Column.CONTEXT] + view.wanted_expected, view.block_tokens).sum())
+    return int(_wanted_blocks(view).sum())
 
 
 def new_blocks(view: DecodeView, rows: NDArray[np.intp], num_steps: int) -> int:
@@ -167,7 +163,12 @@ def _remaining(columns: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArra
 
 
 def _blocks(tokens: NDArray[np.int64], block_tokens: int) -> NDArray[np.int64]:
-    return -(-tokens // block_tokens)
+    return (tokens + (block_tokens - 1)) // block_tokens
+
+
+def _wanted_blocks(view: DecodeView) -> NDArray[np.int64]:
+    """[M] What each that wants to join is expected to hold at its end."""
+    return _blocks(view.wanted[Column.PROMPT] + view.wanted_predicted - 1, view.block_tokens)
 
 
 def _wants_block(view: DecodeView, rows: NDArray[np.intp]) -> NDArray[np.bool_]:
@@ -204,41 +205,65 @@ def _grants(view: DecodeView) -> tuple[tuple[int, ...], Wait]:
     if not view.wanted.shape[1]:
         return (), Wait.NOTHING
     room = view.max_running - view.rows.shape[1]
-    needs = np.cumsum(_blocks(view.wanted[Column.CONTEXT] + view.wanted_expected, view.block_tokens))
-    fits = forecast_peak_blocks(view) + view.busy_blocks + needs + _reserves(view, len(needs))[1:] <= view.total_blocks
-    num_fitting = int(np.argmin(np.append(fits, False)))
+    needs = _wanted_blocks(view).cumsum() + _reserves(view)
+    fits = needs <= view.total_blocks - view.busy_blocks - forecast_peak_blocks(view)
+    num_fitting = len(fits) if np.count_nonzero(fits) == len(fits) else int(fits.argmin())
     grants = tuple(range(min(num_fitting, max(0, room))))
     if len(grants) == len(needs):
         return grants, Wait.NOTHING
     return grants, Wait.GRANT_SEQUENCES if room <= num_fitting else Wait.GRANT_BLOCKS
 
 
-def _reserves(view: DecodeView, num_wanted: int) -> NDArray[np.int64]:
-    """Blocks to leave free [num_wanted + 1], with 0, 1, ... of those that want to join.
+def _reserves(view: DecodeView) -> NDArray[np.int64]:
+    """[M] Blocks to leave free, with the first 1, 2, ... M of those that want to join.
 
     Lengths are independent, so their errors add up by squares; none errs beyond its limit. Rounded down, so that a
     sequence that fits alone is always let in when it is alone.
     """
+    slack = view.wanted[Column.LIMIT] - view.wanted_predicted
+    squares = np.minimum(ERRORS_RESERVED * view.lengths.error_tokens, slack) ** 2
+    reserves: NDArray[np.int64] = (np.sqrt(_square_error(view) + squares.cumsum()) // view.block_tokens).astype(np.int64)
+    return reserves
+
+
+def _square_error(view: DecodeView) -> float:
+    """Variance, in tokens, of what the N rows will hold at their ends."""
     error_tokens = ERRORS_RESERVED * view.lengths.error_tokens
     if not error_tokens:
-        return np.zeros(num_wanted + 1, np.int64)
-    running = np.minimum(error_tokens, view.remaining_tokens - view.expected_tokens) ** 2
-    errors = np.empty(num_wanted + 1)
-    errors[0] = running.sum()
-    if num_wanted:
-        slack = (view.wanted_remaining - view.wanted_expected)[:num_wanted]
-        errors[1:] = errors[0] + np.cumsum(np.minimum(error_tokens, slack) ** 2)
-    reserves: NDArray[np.int64] = (np.sqrt(errors) // view.block_tokens).astype(np.int64)
-    return reserves
+        return 0.0
+    return float((np.minimum(error_tokens, view.rows[Column.LIMIT] - view.predicted) ** 2).sum())
+
+
+def _blocks_to_demote(view: DecodeView, rows: NDArray[np.intp], missing: int, num_grants: int) -> int:
+    """What ``rows``, those without a block and the first handoffs lack, beyond what is free."""
+    granted = view.wanted[Column.CONTEXT, :num_grants]
+    needed = missing + (int(_blocks(granted, view.block_tokens).sum()) if num_grants else 0)
+    if needed <= view.free_blocks - len(rows):  # whichever of them take a block
+        return 0
+    return max(0, needed - max(0, view.free_blocks - new_blocks(view, rows, 1)))
 
 
 def _repeat(view: DecodeView, rows: NDArray[np.intp]) -> int:
     """Steps until one of ``rows`` ends, or until they have taken all free blocks."""
     if not len(rows):
         return 1
-    most = max(1, int(view.remaining_tokens[rows].min()))
+    remaining = _remaining(view.rows, view.rows[Column.LIMIT])[rows]
+    most = max(1, int(remaining[remaining.argmin()]))
     if len(rows) * (most // view.block_tokens + 1) <= view.free_blocks:  # whatever room they have left
         return most
-    if new_blocks(view, rows, most) <= view.free_blocks:
-        return most
-    return max(1, bisect_right(range(1, most + 1), view.free_blocks, key=lambda steps: new_blocks(view, rows, steps)))
+    return max(1, min(most, _steps_with_blocks(view, rows, most)))
+
+
+def _steps_with_blocks(view: DecodeView, rows: NDArray[np.intp], most: int) -> int:
+    """For how many steps, ``most`` or fewer, the free blocks suffice ``rows``.
+
+    Where each has less room than a block, as in a running batch, each takes one in every ``block_tokens`` steps: after
+    whole rounds of that, the free blocks end when the next row in order of room wants one.
+    """
+    size = view.block_tokens
+    room = view.rows[Column.HELD, rows] * size - view.rows[Column.CONTEXT, rows]
+    if room[room.argmax()] < size and room[room.argmin()] >= 0:
+        rounds, rest = divmod(view.free_blocks, len(rows))
+        room.sort()
+        return rounds * size + int(room[rest])
+    return bisect_right(range(1, most + 1), view.free_blocks, key=lambda steps: new_blocks(view, rows, steps))

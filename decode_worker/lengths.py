@@ -29,7 +29,8 @@ class LengthHistory:
     def __init__(self, capacity: int = HISTORY) -> None:
         self._capacity = capacity
         self._recent: deque[int] = deque()
-        self._sorted = np.empty(0, np.int64)
+        self._room = np.empty(capacity, np.int64)
+        self._sorted = self._room[:0]
         self._sum = self._sum_of_squares = 0
 
     def __len__(self) -> int:
@@ -43,10 +44,16 @@ class LengthHistory:
             self._sum -= oldest
             self._sum_of_squares -= oldest * oldest
         else:
-            self._sorted = np.insert(self._sorted, self._sorted.searchsorted(num_tokens), num_tokens)
+            self._insert(num_tokens)
         self._recent.append(num_tokens)
         self._sum += num_tokens
         self._sum_of_squares += num_tokens * num_tokens
+
+    def _insert(self, num_tokens: int) -> None:
+        place, count = int(self._sorted.searchsorted(num_tokens)), len(self._sorted)
+        self._room[place + 1 : count + 1] = self._room[place:count].copy()
+        self._room[place] = num_tokens
+        self._sorted = self._room[: count + 1]
 
     def _replace(self, old: int, new: int) -> None:
         """Move what lies between the two in ``_sorted`` by one place."""
@@ -83,11 +90,15 @@ class LengthHistory:
         if not self.is_enough:
             return limits
         lengths = self._sorted
-        first = np.searchsorted(lengths, written, side="right")
+        first = lengths.searchsorted(written, side="right")
         num_longer = len(lengths) - first
-        chosen = first + (turns * GOLDEN % 1.0 * num_longer).astype(np.int64)
-        known = lengths[np.minimum(chosen, len(lengths) - 1)]
-        return np.minimum(np.where(num_longer > 0, known, 2 * written), limits)
+        quantiles = turns * GOLDEN
+        quantiles -= np.floor(quantiles)
+        chosen = first + (quantiles * num_longer).astype(np.int64)
+        known = lengths.take(chosen, mode="clip")
+        if np.count_nonzero(num_longer) < len(num_longer):
+            known = np.where(num_longer > 0, known, 2 * written)
+        return np.minimum(known, limits)
 
     def check(self) -> None:
         """Recompute what is kept for speed; AssertionError if it differs."""

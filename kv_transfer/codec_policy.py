@@ -14,7 +14,7 @@ from twinpool.model.kv_layout import KVLayout
 AUTO = "auto"
 SETTINGS = (AUTO, *CodecName)  # what transfer.codec may say
 AUTO_CODECS = (CodecName.INT8, CodecName.FP8, CodecName.INT4)  # int2 changes too many answers to be chosen unasked
-COPIED_KINDS = frozenset({"shm", "cuda_ipc"})  # links whose target copies out of the source's memory, where no codec can be
+COPIED_KINDS = frozenset({"shm", "cuda_ipc"})  # links whose target copies out of the source's memory: no codec there
 
 Measure = Callable[[CodecName, KVLayout], CodecRates]
 

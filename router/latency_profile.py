@@ -105,6 +105,10 @@ class KindProfile(_Part):
     """A handoff that leaves such a worker."""
     step_overhead_s: Seconds = 0.0
     """Of that, what the loop takes beside computing; for information, it is in `steps`."""
+    send_s: Seconds = 0.0
+    """What its engine does for a prompt that is handed over, beside the steps that compute it."""
+    join_s: Seconds = 0.0
+    """What its engine does for a sequence that arrives by a handoff and ends, beside the steps that decode it."""
     fit_errors: dict[str, ErrorPart] = Field(default_factory=dict)
     """By region."""
     not_measured: list[str] = Field(default_factory=list)

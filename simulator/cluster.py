@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from itertools import count
 
+from twinpool.core.errors import SpecError
 from twinpool.router.views import WorkerState, WorkerView
 from twinpool.simulator.caretaker import Caretaker
 from twinpool.simulator.flows import Card
@@ -102,6 +103,7 @@ class SimulatedCluster:
 
         def feed(offered: TraceRequest) -> None:
             index = next(numbers)
+            self._check(index, offered)
             self.num_open += 1
             self._observer.offered(index, offered.arrival_s)
             self.gateways[index % len(self.gateways)].submit(index, offered)
@@ -119,6 +121,18 @@ class SimulatedCluster:
         self.world.run(until_s, max_events=None)
         for gateway in self.gateways:
             gateway.cut()
+
+    def _check(self, index: int, offered: TraceRequest) -> None:
+        """SpecError if the scenario lacks what a request names."""
+        scenario = self._scenario
+        if offered.goal_class not in scenario.goals:
+            known = ", ".join(scenario.goals)
+            raise SpecError(f"goals: request {index} of the trace is of class {offered.goal_class}; there are {known}")
+        if scenario.shares_prefixes and offered.prefix_hashes and offered.hash_tokens != scenario.hash_tokens:
+            raise SpecError(
+                f"request {index} of the trace names pieces of {offered.hash_tokens} tokens, where "
+                f"{scenario.hash_tokens} were expected"
+            )
 
     def _gauge(self) -> None:
         if self._is_fed and not self.num_open:

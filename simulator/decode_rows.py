@@ -29,6 +29,7 @@ class Row:
     attempt: Attempt
     is_local: bool
     turn: int
+    came_s: float
     holding: Holding = field(default_factory=Holding)
     cached_tokens: int = 0
     holds_blocks: bool = False
@@ -124,9 +125,9 @@ class DecodeRows:
         """Those that hold blocks, in order."""
         return list(self._rows)
 
-    def want(self, attempt: Attempt, *, is_local: bool) -> None:
+    def want(self, attempt: Attempt, now: float, *, is_local: bool) -> None:
         """Queue for blocks."""
-        row = Row(attempt, is_local, self._num_came)
+        row = Row(attempt, is_local, self._num_came, now)
         self._num_came += 1
         self._by_attempt[attempt] = row
         self._wanted.add(row, attempt.age_order, _numbers(row))

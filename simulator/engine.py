@@ -98,7 +98,7 @@ class SimulatedEngine:
     def submit(self, attempt: Attempt, destination: Destination) -> None:
         """Take a prompt. A local one first waits for room to decode, like a handoff to oneself."""
         if destination is Destination.LOCAL:
-            self.rows.want(attempt, is_local=True)
+            self.rows.want(attempt, self._world.now, is_local=True)
         else:
             self.prompts.submit(Prompt(attempt, destination, self._world.now))
 
@@ -185,7 +185,7 @@ class SimulatedEngine:
         self._demote(plan.demote_blocks)
 
     def _start_local(self, row: Row) -> None:
-        prompt = Prompt(row.attempt, Destination.LOCAL, row.attempt.arrival_s, row.holding)
+        prompt = Prompt(row.attempt, Destination.LOCAL, row.came_s, row.holding)
         prompt.num_computed = prompt.cached_tokens = row.cached_tokens
         self.prompts.submit(prompt)
 
@@ -223,13 +223,15 @@ class SimulatedEngine:
         num_steps, first_end, context = 1, 0, 0
         if len(indices):
             first_end, context = self.rows.outlook(indices)
-            num_steps = 1 if chosen else min(repeat, first_end)
-            self._events.stepping()
+            # Whether a prompt may start is asked anew before each step, as the forecast moves a little with every one.
+            num_steps = 1 if self.prompts.num_waiting else min(repeat, first_end)
         run = _Run(now, num_steps, self._draw_factor(num_steps), indices, context, [prompt for prompt, _ in chosen])
         run.first_end = first_end
         self._run = run
         ends_s = now + self._seconds(run, num_steps)
         run.timer = self._world.at(ends_s, self._complete)
+        if len(indices):
+            self._events.stepping()
         for prompt in run.prompts:
             if prompt.destination is Destination.HANDOFF:
                 self._events.computing(prompt, now, ends_s)
@@ -252,6 +254,11 @@ class SimulatedEngine:
         )
         context = float(run.context_tokens + batch)
         return run.factor * self._form.seconds(float(tokens), float(squares), context, float(batch))
+
+    def first_step_ends_s(self) -> float:
+        """When the first of the steps under way is over."""
+        assert self._run is not None
+        return self._run.started_s + self._seconds(self._run, 1)
 
     def _steps_done(self, run: _Run) -> int:
         """How many of a run's steps are over by now."""

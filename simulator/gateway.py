@@ -222,10 +222,10 @@ class SimulatedGateway:
 
     def _take_first(self, first: FirstToken) -> None:
         request = first.attempt.request
-        flight = self._flights.get(request.request_id)
-        if flight is not None and flight.first_s is None:
-            flight.first, flight.first_s = first, self._world.now
         accepted = self._ledger.delta(request.request_id, request.epoch, first.attempt.first_index, (0,))
+        flight = self._flights.get(request.request_id)
+        if flight is not None and flight.first_s is None and accepted.token_ids:  # it may be of an attempt given up
+            flight.first, flight.first_s = first, self._world.now
         if accepted.finish_reason is not None:
             self._conclude(request.request_id, accepted.release)
 
@@ -299,9 +299,10 @@ class SimulatedGateway:
     def cut(self) -> None:
         """The run is over: so are all that still run."""
         for request_id, flight in list(self._flights.items()):
-            num_tokens = len(self._ledger.entry(request_id).stream)
+            entry = self._ledger.entry(request_id)
             del self._flights[request_id]
-            self._cluster.ended(self._outcome(flight, Ending.CUT, "the run ended", num_tokens, 1))
+            outcome = self._outcome(flight, Ending.CUT, "the run ended", len(entry.stream), entry.request.epoch)
+            self._cluster.ended(outcome)
 
     def _tell_end(self, flight: Flight, error: TwinpoolError | None, num_tokens: int, attempts: int = 1) -> None:
         if error is None:

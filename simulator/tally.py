@@ -87,8 +87,8 @@ class Tally:
 
     def merge(self, other: "Tally") -> Self:
         """Count all that another tally has, too; returns this one."""
-        for mine, theirs in ((self.endings, other.endings), (self.attempts, other.attempts)):
-            mine.update(theirs)
+        self.endings.update(other.endings)
+        self.attempts.update(other.attempts)
         for why, count in other.reasons.items():
             self._add_reason(why, count)
         for name in ("met", "tokens", "prompt_tokens", "cached_tokens"):

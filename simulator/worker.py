@@ -84,6 +84,7 @@ class WorkerProcess:
         self._world = world
         self._kind = worker.kind
         self._message_s = scenario.message_s
+        self._may_lose_workers = bool(scenario.faults)
         self._neighbours = neighbours
         self._observer = observer
         self.engine = SimulatedEngine(world, place, worker, scenario, self, start)
@@ -230,7 +231,7 @@ class WorkerProcess:
 
     def _want(self, attempt: Attempt) -> None:
         if self._expected.pop(attempt, None) is not None:
-            self.engine.rows.want(attempt, is_local=False)
+            self.engine.rows.want(attempt, self._world.now, is_local=False)
 
     def bound(self, row: Row) -> None:
         source = self._neighbours.peer(self._sources[row.attempt])
@@ -267,11 +268,21 @@ class WorkerProcess:
 
     def stepping(self) -> None:
         """A step begins: what has landed since the last one is in it."""
+        if not self._landed:
+            return
+        if self._may_lose_workers:
+            self._world.at(self.engine.first_step_ends_s(), partial(self._spoke, list(self._landed)))
         for attempt, sending in self._landed.items():
             assert sending.transfer is not None
             handoff_s = self._world.now - sending.computed_s
             self._news.arrivals.append(Arrival(attempt, handoff_s, sending.wire_s, sending.transfer))
         self._landed.clear()
+
+    def _spoke(self, attempts: list[Attempt]) -> None:
+        """These have their first tokens from here: from now on their gateways do without the sources."""
+        if not self.is_dead:
+            said = [(attempt, attempt.first_index + 2) for attempt in attempts]
+            self._neighbours.tell(self.place, News([], [], said, []))
 
     def ended(self, attempt: Attempt) -> None:
         self._news.said.append((attempt, attempt.output_tokens))

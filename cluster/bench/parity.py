@@ -57,7 +57,7 @@ class ParityOptions:
     runs: int = 3
     duration_s: float = 20.0
     seed: int = 0
-    quick_profile: bool = True
+    profile: ProfileOptions = ProfileOptions.of(quick=True)
 
 
 def bench_parity(
@@ -68,11 +68,11 @@ def bench_parity(
     Raises:
         SpecError: a cluster cannot start, or the goals leave no knee. Nothing is left running.
     """
-    rows = []
+    rows = list[Values]()
     with tempfile.TemporaryDirectory(prefix="twinpool-parity-") as temporary:
         home = Path(temporary)
         tell(f"{subject.part}: profiling")
-        profile = _profile(subject, home, ProfileOptions.of(quick=options.quick_profile))
+        profile = _profile(subject, home, options.profile)
         for pools in options.pools:
             for policy in options.policies:
                 tell(f"{subject.part}: {pools[0]}+{pools[1]} workers, {policy}")

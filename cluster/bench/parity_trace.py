@@ -3,6 +3,7 @@
 Pure. Knows numbers; the live side adds prompts, the simulated one needs none.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +22,7 @@ class Lengths:
     @property
     def middle_prompt(self) -> int:
         """The median prompt."""
-        return round((self.prompt_tokens[0] * self.prompt_tokens[1]) ** 0.5)
+        return round(math.sqrt(self.prompt_tokens[0] * self.prompt_tokens[1]))
 
 
 def draw_trace(lengths: Lengths, rate_rps: float, duration_s: float, seed: int) -> list[TraceRequest]:

@@ -14,11 +14,11 @@ from typing import Any
 from twinpool.cluster.bench.report import describe_machine
 from twinpool.cluster.launch import plan_launch
 from twinpool.cluster.profile.grid import Limits, plan_bursts
-from twinpool.cluster.profile.handoffs import HandoffMeasurement, Handoffs
+from twinpool.cluster.profile.handoffs import HandoffMeasurement
 from twinpool.cluster.profile.measure import Measurement, Ping
 from twinpool.cluster.profile.probe import Probe, probing
 from twinpool.cluster.profile.result import kind_profile
-from twinpool.cluster.profile.rows import Row
+from twinpool.cluster.profile.rows import Handoffs, Row
 from twinpool.cluster.profile_file import write_profile
 from twinpool.core.errors import SpecError
 from twinpool.core.messages import Role, WorkerConfig
@@ -82,8 +82,7 @@ def profile_cluster(spec_path: Path, options: ProfileOptions) -> Measured:
     kinds = {}
     for worker, found in rows:
         limits = _limits(worker, worker.kv_bytes // shape.kv_token_bytes)
-        cost = handoffs.cost if handoffs else None
-        kinds[kind_name(worker.role)] = kind_profile(worker.role, found, cost, limits, shape.kv_token_bytes)
+        kinds[kind_name(worker.role)] = kind_profile(worker.role, found, handoffs, limits, shape.kv_token_bytes)
     profile = LatencyProfile(
         version=1,
         model=config.model,
@@ -128,11 +127,9 @@ async def _hand_over(
     source: Probe, target: Probe, shape: ModelShape, limits: Limits, options: ProfileOptions
 ) -> Handoffs:
     longest = min(limits.max_model_len - 2, limits.total_tokens // 2)
-    sizes = [longest] if options.quick else [longest // 4, longest // 2, longest]
-    sizes = [max(1, longest // 16), *sizes]
-    return await HandoffMeasurement(source, target, Measurement(source, shape.vocab_size, SEED + 1)).run(
-        sizes, options.repeats
-    )
+    sizes = [max(1, longest // 16), longest] if options.quick else [max(1, longest // part) for part in (16, 4, 2, 1)]
+    measurement = HandoffMeasurement(source, target, Measurement(source, shape.vocab_size, SEED + 1))
+    return await measurement.run(sizes, max(1, longest // 4), options.repeats)
 
 
 def _alike(worker: WorkerConfig) -> WorkerConfig:

@@ -4,41 +4,18 @@ Knows orders and what comes back; neither links nor batching.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from statistics import median
 
 import numpy as np
 
 from twinpool.cluster.profile.measure import Measurement
 from twinpool.cluster.profile.probe import Answer, Probe, make_request, wait_for
-from twinpool.cluster.profile.rows import TimedStep
+from twinpool.cluster.profile.rows import HandoffRow, Handoffs, TimedStep
 from twinpool.router.estimate import LinkCost, fit_link
 
 WARM_UP = 3
 SHORT_TOKENS = 32
-JOIN_BATCH, JOIN_STEPS = 8, 12
-
-
-@dataclass(frozen=True, slots=True)
-class HandoffRow:
-    """Handoffs of one size, all of whose KV was there when they began; medians."""
-
-    num_tokens: int
-    kv_bytes: int
-    handoff_s: float  # from the first token to the begin of the step that the sequence decodes in
-    wire_s: float  # that some group was on the link
-    samples: int
-
-
-@dataclass(frozen=True, slots=True)
-class Handoffs:
-    """What moving KV costs. ``cost`` is made of ``rows`` and of handoffs of short prompts that were streamed."""
-
-    cost: LinkCost
-    link: str
-    rows: tuple[HandoffRow, ...]
-    send_s: float  # what the source's engine does for a handoff beside computing the prompt
-    join_s: float  # what the target's engine does for a sequence that arrives, and ends, beside decoding it
+JOIN_BATCH, JOIN_STEPS = 16, 12
 
 
 class HandoffMeasurement:
@@ -50,8 +27,8 @@ class HandoffMeasurement:
         self._prompts = prompts
         self._number = 0
 
-    async def run(self, sizes: Sequence[int], repeats: int) -> Handoffs:
-        """Hand prompts of so many tokens over, each several times."""
+    async def run(self, sizes: Sequence[int], middle_tokens: int, repeats: int) -> Handoffs:
+        """Hand prompts of so many tokens over, each several times; and some of a middling size beside other work."""
         for _ in range(WARM_UP):
             await self._hand_over(SHORT_TOKENS, is_cached=False)
         short = [await self._hand_over(SHORT_TOKENS, is_cached=False) for _ in range(3 * repeats)]
@@ -60,44 +37,39 @@ class HandoffMeasurement:
             cost=LinkCost(median(row.handoff_s for row in short), _bytes_per_s(rows)),
             link=self._source.hello.link,
             rows=rows,
-            send_s=await self._measure_send(3 * repeats),
-            join_s=await self._measure_join(3 * repeats),
+            send_s=await self._measure_send(middle_tokens, 3 * repeats),
+            join_s=await self._measure_join(middle_tokens, 3 * repeats),
         )
 
-    async def _measure_send(self, repeats: int) -> float:
+    async def _measure_send(self, num_tokens: int, repeats: int) -> float:
         """How much longer the step of a prompt is when its KV goes to another worker than when it goes nowhere."""
         alone, sent = list[float](), list[float]()
         for _ in range(repeats):
             await self._source.take_steps()
-            await wait_for([self._prompts.send(self._prompts.prompt(SHORT_TOKENS), 1)])
-            alone += [step.seconds for step in await self._source.take_steps()]
-            await self._hand_over(SHORT_TOKENS, is_cached=False)
-            sent += [step.seconds for step in await self._source.take_steps()]
+            await wait_for([self._prompts.send(self._prompts.prompt(num_tokens), 1)])
+            alone.append(sum(step.seconds for step in await self._source.take_steps()))
+            await self._hand_over(num_tokens, is_cached=False)
+            sent.append(sum(step.seconds for step in await self._source.take_steps()))
         return max(0.0, median(sent) - median(alone))
 
-    async def _measure_join(self, repeats: int) -> float:
-        """How much longer a decode step is when a sequence has just arrived, beside being one sequence longer.
-
-        What one sequence more takes is told by steps of sequences that were there before.
-        """
-        seconds: dict[int, list[float]] = {}
-        for batch in (JOIN_BATCH, JOIN_BATCH + 1):
-            decoding = self._decode(batch, JOIN_STEPS)
-            await wait_for(decoding)
-            seconds[batch] = [s.seconds for s in await self._target.take_steps() if _decodes(s, batch)]
-        decoding = self._decode(JOIN_BATCH, JOIN_STEPS * repeats)
+    async def _measure_join(self, num_tokens: int, repeats: int) -> float:
+        """How much longer a decode step is when a sequence has just arrived than when it was there before."""
+        batch = max(1, min(JOIN_BATCH, self._target.config.max_running - 1))
+        await wait_for([*self._decode(batch, SHORT_TOKENS, JOIN_STEPS), *self._decode(1, num_tokens, JOIN_STEPS)])
+        settled = [step.seconds for step in await self._target.take_steps() if _is_decode(step, batch + 1)]
+        decoding = self._decode(batch, SHORT_TOKENS, JOIN_STEPS * repeats)
         await wait_for(decoding, first_token=True)
-        while not all(answer.is_over.is_set() for answer in decoding) and repeats:
+        while repeats and not any(answer.is_over.is_set() for answer in decoding):
             repeats -= 1
-            await self._start(self._prompts.prompt(SHORT_TOKENS)).is_over.wait()
+            await wait_for([self._start(self._prompts.prompt(num_tokens))])
         await wait_for(decoding)
-        joined = [s.seconds for s in await self._target.take_steps() if _decodes(s, JOIN_BATCH + 1)]
-        return max(0.0, median(joined) - median(seconds[JOIN_BATCH + 1])) if joined else 0.0
+        joined = [step.seconds for step in await self._target.take_steps() if _is_decode(step, batch + 1)]
+        return max(0.0, median(joined) - median(settled)) if joined and settled else 0.0
 
-    def _decode(self, batch: int, new_tokens: int) -> list[Answer]:
-        """Have the target decode so many short sequences of its own."""
+    def _decode(self, batch: int, num_tokens: int, new_tokens: int) -> list[Answer]:
+        """Have the target decode so many sequences of its own."""
         return [
-            self._target.prefill(make_request(self._name(), self._prompts.prompt(SHORT_TOKENS), new_tokens))
+            self._target.prefill(make_request(self._name(), self._prompts.prompt(num_tokens), new_tokens))
             for _ in range(batch)
         ]
 
@@ -134,7 +106,7 @@ class HandoffMeasurement:
         return f"handoff-{self._number}"
 
 
-def _decodes(step: TimedStep, batch: int) -> bool:
+def _is_decode(step: TimedStep, batch: int) -> bool:
     return step.batch == batch and not step.prefill_tokens
 
 

@@ -107,7 +107,7 @@ class Probe:
 
     def __init__(self, process: asyncio.subprocess.Process, config: WorkerConfig, mailbox: Mailbox) -> None:
         self._process = process
-        self._config = config
+        self.config = config
         self._mailbox = mailbox
         self._greeted: asyncio.Future[pb.WorkerHello] = asyncio.get_running_loop().create_future()
         self._link: WorkerLink | None = None
@@ -126,7 +126,7 @@ class Probe:
         self._link = WorkerLink(
             self.address,
             GATEWAY_ID,
-            self._config.cluster_secret,
+            self.config.cluster_secret,
             on_hello=self._greeted.set_result,
             on_step=self._mailbox.stepped,
             on_lost=self._lost,
@@ -173,9 +173,9 @@ class Probe:
         try:
             line = await asyncio.wait_for(self._process.stdout.readline(), timeout_s)
         except TimeoutError:
-            raise Internal(f"{self._config.worker_id} said nothing for {timeout_s:g} s") from None
+            raise Internal(f"{self.config.worker_id} said nothing for {timeout_s:g} s") from None
         if not line:
-            raise Internal(f"the process of {self._config.worker_id} is gone; what it wrote above says why")
+            raise Internal(f"the process of {self.config.worker_id} is gone; what it wrote above says why")
         return json.loads(line)
 
     async def close(self) -> None:

@@ -9,7 +9,7 @@ from statistics import median
 import numpy as np
 
 from twinpool.cluster.profile.grid import Limits
-from twinpool.cluster.profile.rows import Row
+from twinpool.cluster.profile.rows import Handoffs, Row
 from twinpool.core.messages import Role
 from twinpool.router.estimate import LinkCost
 from twinpool.router.latency_fit import (
@@ -28,24 +28,26 @@ STEP_COLUMNS = ("prefill_tokens", "prefill_squares", "context_tokens", "batch", 
 
 
 def kind_profile(
-    role: Role, rows: Sequence[Row], link: LinkCost | None, limits: Limits, kv_token_bytes: int
+    role: Role, rows: Sequence[Row], handoffs: Handoffs | None, limits: Limits, kv_token_bytes: int
 ) -> KindProfile:
     """The part of a profile that is about workers of one role.
 
     Args:
         rows: at least one.
-        link: None where no handoff was measured; the router's first estimate stands for it, and is named as such.
+        handoffs: None where none was measured; the router's first estimate stands for their cost, and is named as such.
     """
     form = fit_linear(step_rows([row for row in rows for _ in range(min(row.samples, MAX_WEIGHT))])).form
     errors = errors_by_region(form, step_rows(rows))
     gaps = unmeasured(rows, limits)
-    if link is None:
+    if handoffs is None:
         gaps.append("link: no handoff was measured")
     return KindProfile(
         role=role.value,
         kv_token_bytes=kv_token_bytes,
         steps=part_of(form),
-        link=link_part(link or LinkCost()),
+        link=link_part(handoffs.cost if handoffs else LinkCost()),
+        send_s=handoffs.send_s if handoffs else 0.0,
+        join_s=handoffs.join_s if handoffs else 0.0,
         step_overhead_s=median(row.seconds - row.run_s for row in rows),
         fit_errors=error_parts(LinearFit(form, errors)),
         not_measured=gaps,

@@ -1,4 +1,4 @@
-"""What a timed step was made of, and many of them summed up as rows that a form of step times is fitted to.
+"""What was measured: steps and what they were made of, many of them summed up as rows to fit, and handoffs.
 
 Pure. Knows batches and arithmetic; no clock and no form.
 """
@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from twinpool.model.batch import Batch
+from twinpool.router.estimate import LinkCost
 
 MIN_DECODE_SAMPLES = 4
 
@@ -53,6 +54,28 @@ class Row:
     seconds: float  # median
     run_s: float  # median: of these, in the runner
     samples: int
+
+
+@dataclass(frozen=True, slots=True)
+class HandoffRow:
+    """Handoffs of one size, all of whose KV was there when they began; medians."""
+
+    num_tokens: int
+    kv_bytes: int
+    handoff_s: float  # from the first token to the begin of the step that the sequence decodes in
+    wire_s: float  # that some group was on the link
+    samples: int
+
+
+@dataclass(frozen=True, slots=True)
+class Handoffs:
+    """What moving KV costs. ``cost`` is made of ``rows`` and of handoffs of short prompts that were streamed."""
+
+    cost: LinkCost
+    link: str
+    rows: tuple[HandoffRow, ...]
+    send_s: float  # what the source's engine does for a handoff beside computing the prompt
+    join_s: float  # what the target's engine does for a sequence that arrives, and ends, beside decoding it
 
 
 def sum_up(steps: Iterable[TimedStep], least: int) -> list[Row]:

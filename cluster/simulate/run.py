@@ -138,7 +138,10 @@ def run_sweep(job: Job, spec: ClusterSpec, sweep: Sweep, progress: RunProgress) 
     def run_at(rate_rps: float) -> tuple[float, Values]:
         label = f"{rate_rps:.4g} requests/s: "
         run = runs[rate_rps] = _run(job, spec, scenario, replace(job.trace, rate_rps=rate_rps), progress, label)
-        return run.report.total.attainment or 0.0, run.report.values()
+        share = run.report.total.attainment
+        if share is None:
+            raise SpecError(f"--warmup: at {rate_rps:.4g} requests/s nothing arrives after it; see --repeat")
+        return share, run.report.values()
 
     found = search_rate(run_at, sweep.low_rps, sweep.high_rps, sweep.attainment)
     shown_rps = found.points[0].rate_rps if found.rate_rps is None else found.rate_rps

@@ -134,7 +134,7 @@ def test_with_one_fault_anywhere_nothing_is_lost_leaked_or_hangs(name):
 def test_either_end_may_die_at_any_step_and_the_request_arrives_from_or_at_another() -> None:
     walk = Walk(WORLDS["a second target"], budget=1)
     came_by = Counter(step.name for _, step in walk.came_by.values())
-    assert min(came_by[name] for name in ("crash source", "restart source", "crash target", "retarget")) > 10
+    assert all(came_by[name] for name in ("crash source", "restart source", "crash target", "retarget"))
     again = [scene for scene in walk.at_rest if len(scene.lanes) == 2 and scene.lanes[1].blocks is Blocks.ADOPTED]
     assert {walk.crashed(scene) for scene in again} >= {"crash source", "crash target"}
 

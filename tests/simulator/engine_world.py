@@ -84,13 +84,17 @@ class Size:
     shares_prefixes: bool = False
 
 
-def draw_jobs(seed: int, num_jobs: int = 60, num_pieces: int = 0) -> list[Job]:
+ALL_KINDS = ("local", "nowhere", "handoff", "handoff", "arriving", "arriving")
+THAT_DECODE = ("local", "arriving")  # without the others no prompt waits for blocks while these decode
+
+
+def draw_jobs(seed: int, num_jobs: int = 60, num_pieces: int = 0, kinds: tuple[str, ...] = ALL_KINDS) -> list[Job]:
     """Jobs that crowd a worker of the default size, their limits far above what most of them say."""
     draw = random.Random(seed)
     jobs, now = [], 0.0
     for index in range(num_jobs):
         now += draw.expovariate(draw.choice([3.0, 30.0]))
-        kind = draw.choice(["local", "nowhere", "handoff", "handoff", "arriving", "arriving"])
+        kind = draw.choice(kinds)
         is_over = kind == "nowhere" or (kind != "arriving" and draw.random() < 0.1)  # by its first token
         output = 1 if is_over else draw.choice([draw.randint(2, 12), draw.randint(30, 120)])
         jobs.append(
@@ -304,7 +308,7 @@ class SimulatedWorkerAlone:
 
     def _begin(self, job: Job, attempt: Attempt) -> None:
         if job.kind == "arriving":
-            self.engine.post(partial(self.engine.rows.want, attempt, is_local=False))
+            self.engine.post(partial(self.engine.rows.want, attempt, job.at_s, is_local=False))
         else:
             self.engine.post(partial(self.engine.submit, attempt, Destination(job.kind)))
 

@@ -14,9 +14,10 @@ from twinpool.router.views import WorkerLoad
 from twinpool.simulator import decode_rows, engine, prompt_queue
 from twinpool.simulator.decode_rows import DecodeRows
 
-from .engine_world import Job, LiveWorker, SimulatedWorkerAlone, Size, Told, draw_jobs
+from .engine_world import ALL_KINDS, THAT_DECODE, Job, LiveWorker, SimulatedWorkerAlone, Size, Told, draw_jobs
 
 SIZES = (Size(), Size(num_blocks=45), Size(num_blocks=90, chunk_tokens=16, max_running=3), Size(parked_share=0.0))
+ROOMY = Size(num_blocks=400, max_running=64)  # in which nobody waits, so that steps go on in one go
 AMPLE = Size(num_blocks=4000, shares_prefixes=True)
 
 Stepwise = Callable[[], None]
@@ -51,9 +52,10 @@ def assert_loads_agree(live: Told, simulated: Told, *leaving: str) -> None:
     assert missing < 0.05 * len(simulated.loads)  # their times lie on both sides of a rounding
 
 
-@pytest.mark.parametrize("seed", range(12))
-def test_it_does_what_the_live_engine_does_at_the_same_time(seed: int):
-    jobs, size = draw_jobs(seed), SIZES[seed % len(SIZES)]
+@pytest.mark.parametrize("kinds", [ALL_KINDS, THAT_DECODE])
+@pytest.mark.parametrize("seed", range(6))
+def test_it_does_what_the_live_engine_does_at_the_same_time(seed: int, kinds: tuple[str, ...]):
+    jobs, size = draw_jobs(seed, kinds=kinds), (*SIZES, ROOMY)[seed % 5]
     live, simulated = both(jobs, size)
     assert simulated.sorted() == live.sorted()
     assert_loads_agree(live, simulated, "peak_blocks")  # live ones forecast in the middle of what is one go here
@@ -67,8 +69,13 @@ def test_step_by_step_it_also_publishes_what_the_live_engine_publishes(seed: int
     assert_loads_agree(live, simulated)
 
 
+def test_a_prompt_that_waits_for_blocks_starts_as_soon_as_the_forecast_lets_it():
+    live, simulated = both(draw_jobs(423), Size(parked_share=0.0))  # it falls in the middle of a row of decode steps
+    assert simulated.sorted() == live.sorted()
+
+
 def test_these_scripts_preempt_demote_and_wait():
-    told = [SimulatedWorkerAlone(draw_jobs(seed), SIZES[seed % len(SIZES)]).run() for seed in range(12)]
+    told = [SimulatedWorkerAlone(draw_jobs(seed), SIZES[seed % len(SIZES)]).run() for seed in range(6)]
     assert sum(one.count("preempted") for one in told) > 0
     assert sum(one.count("demoted") for one in told) > 0
     assert len({load.cause for one in told for _, load in one.loads}) > 3
@@ -84,12 +91,12 @@ def test_prompts_that_begin_alike_share_blocks_as_in_a_live_engine(seed: int):
 
 @pytest.mark.parametrize("seed", range(6))
 def test_many_steps_in_one_go_are_those_steps(seed: int, stepwise: Stepwise):
-    jobs, size = draw_jobs(seed), SIZES[seed % len(SIZES)]
+    jobs, size = draw_jobs(seed, kinds=THAT_DECODE), ROOMY
     in_goes, one_by_one = SimulatedWorkerAlone(jobs, size), SimulatedWorkerAlone(jobs, size)
     told = in_goes.run().sorted()
     stepwise()
     assert told == one_by_one.run().sorted()
-    assert len(in_goes.steps) < len(one_by_one.steps)
+    assert 2 * len(in_goes.steps) < len(one_by_one.steps)
     assert sum(steps.num_steps for steps in in_goes.steps) == len(one_by_one.steps)
     assert {steps.num_steps for steps in one_by_one.steps} == {1}
 
@@ -98,7 +105,7 @@ def test_many_steps_in_one_go_are_those_steps(seed: int, stepwise: Stepwise):
 @pytest.mark.timeout(0)
 def test_it_does_what_the_live_engine_does_in_many_worlds():
     for seed in range(100, 2100):
-        jobs, size = draw_jobs(seed), SIZES[seed % len(SIZES)]
+        jobs, size = draw_jobs(seed, kinds=(ALL_KINDS, THAT_DECODE)[seed // len(SIZES) % 2]), SIZES[seed % len(SIZES)]
         live, simulated = both(jobs, size)
         assert simulated.sorted() == live.sorted(), f"seed {seed}"
 

@@ -1,11 +1,17 @@
 """The report of made-up runs."""
 
+import numpy as np
 import pytest
 
 from twinpool.cluster.bench import measures
 from twinpool.core.errors import SpecError
-from twinpool.simulator.observer import Gauge, Transfer
+from twinpool.core.messages import Role
+from twinpool.router.route import Disaggregate, PlacementSettings, Policy
+from twinpool.simulator.cluster import simulate
+from twinpool.simulator.observer import Gauge, Observer, Steps, Transfer
+from twinpool.simulator.outcome import Outcome
 from twinpool.simulator.report import Report, Window
+from twinpool.simulator.scenario import SimulatedWorker
 from twinpool.simulator.trace import TraceRequest
 
 from .builders import GOAL, POWER, kind, outcome, scenario, steps
@@ -107,3 +113,57 @@ def test_many_steps_change_nothing_but_the_sums():
     report.ended(outcome(end_s=200.0, num_tokens=2))
     assert report.values()["utilisation"]["decode"]["busy"] == pytest.approx(1.0)
     assert len(report.over_time()["pools"]["decode"]["decode"]) <= 600
+
+
+class Everything(Observer):
+    """Keeps all that the report only sums up."""
+
+    def __init__(self) -> None:
+        self.outcomes: list[Outcome] = []
+        self.steps: list[Steps] = []
+
+    def ended(self, outcome: Outcome) -> None:
+        self.outcomes.append(outcome)
+
+    def stepped(self, steps: Steps) -> None:
+        self.steps.append(steps)
+
+
+@pytest.fixture(scope="module")
+def run() -> tuple[Report, Everything]:
+    """A simulated cluster of three workers under some load."""
+    one = kind(num_blocks=1000)
+    roles = (Role.PREFILL, Role.DECODE, Role.DECODE)
+    workers = tuple(SimulatedWorker(f"{role}-{place}", role, one) for place, role in enumerate(roles))
+    settings = PlacementSettings(policy=Policy.LEAST_LOADED, disaggregate=Disaggregate.ALWAYS)
+    world = scenario(workers=workers, placement=settings)
+    report, everything = Report(world), Everything()
+    lengths = ((50 + 37 * i % 400, 2 + 13 * i % 60) for i in range(150))
+    trace = [TraceRequest(i * 0.08, prompt, output) for i, (prompt, output) in enumerate(lengths)]
+    simulate(world, trace, [report, everything])
+    return report, everything
+
+
+def test_percentiles_of_a_run_are_those_of_its_outcomes(run: tuple[Report, Everything]):
+    report, everything = run
+    values = report.values()
+    assert values["completed"] == len(everything.outcomes) == 150
+    for name in ("ttft_s", "tpot_s", "e2e_s"):
+        exact = [getattr(outcome, name) for outcome in everything.outcomes]
+        for rank in (50, 90, 99):
+            assert values[name][f"p{rank}"] == pytest.approx(np.percentile(exact, rank), rel=0.0051)
+
+
+def test_busy_time_of_a_run_is_that_of_its_steps(run: tuple[Report, Everything]):
+    report, everything = run
+    for place, worker in enumerate(report.values()["by_worker"]):
+        busy_s = sum(steps.ended_s - steps.started_s for steps in everything.steps if steps.worker == place)
+        assert worker["busy"] * report.duration_s == pytest.approx(busy_s)
+
+
+def test_there_is_one_gap_for_each_token_but_the_first_and_gaps_take_as_long(run: tuple[Report, Everything]):
+    report, everything = run
+    itl = report.itl()
+    assert itl.count == pytest.approx(sum(outcome.num_tokens - 1 for outcome in everything.outcomes))
+    spent_s = sum(outcome.end_s - outcome.first_token_s for outcome in everything.outcomes)
+    assert itl.sum == pytest.approx(spent_s, rel=0.03)

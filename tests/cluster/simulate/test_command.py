@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from twinpool.cluster.profile_file import write_profile
 from twinpool.core.errors import SpecError
+from twinpool.router.estimate import LinearForm, LinkCost
+from twinpool.router.latency_profile import KindProfile, LatencyProfile, link_part, part_of
 
 from .builders import LENGTHS, YAML, files, run, run_json
 
@@ -101,6 +104,19 @@ def test_requests_over_the_models_limit_are_refused_or_left_out(tmp_path: Path):
     assert values["failed"] + values["rejected"] == 0
 
 
+def test_a_profile_may_be_named_by_the_option_or_by_the_yaml(tmp_path: Path):
+    form, link = part_of(LinearForm(prefill_a_s=0.5)), link_part(LinkCost())
+    kind = KindProfile(role="prefill", kv_token_bytes=64, steps=form, link=link)
+    kinds = {"prefill-tp1-pp1": kind}
+    profile = LatencyProfile(version=1, model="m", machine="x", dtype="float32", message_s=0.001, kinds=kinds)
+    write_profile(tmp_path / "p.json", profile)
+    load = ("--rate", "1", "--duration", "9")
+    by_option = run_json(*files(tmp_path), *load, "--latency", str(tmp_path / "p.json"))
+    by_yaml = run_json(*files(tmp_path, YAML + "router: {profile: p.json}\n"), *load)
+    assert by_yaml == by_option
+    assert by_yaml["phases"]["prefill_s"]["p50"] > 0.4
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [
@@ -109,6 +125,7 @@ def test_requests_over_the_models_limit_are_refused_or_left_out(tmp_path: Path):
         (("--sweep", "tokens=5:9"), "--sweep"),
         (("--sweep", "rate=5:9", "--rate", "3"), "--sweep: chooses rates itself"),
         (("--sweep", "rate=5:9", "--timeline", "t.json"), "--timeline: is of one run"),
+        (("--sweep", "rate=5:50", "--requests", "20", "--warmup", "10"), "--warmup: at 5 requests/s nothing arrives"),
         ((*LOAD, "--warmup", "15", "--cooldown", "15"), "--warmup and --cooldown leave nothing"),
         ((*LOAD, "--policy", "best"), "--policy: 'best' is not one of"),
         ((*LOAD, "--fault", "crash decode-7 at 1"), "--fault: there is no worker 'decode-7'"),
