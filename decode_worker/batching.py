@@ -48,7 +48,7 @@ class DecodeView:
     """Sequences that hold blocks (N, oldest first) and handoffs that want blocks (M, oldest first).
 
     Handoffs already granted count among the N, not ready. ``busy_blocks`` become free or parked by themselves, whatever
-    this worker decodes. What few decisions need is computed when it is asked for.
+    this worker decodes. What few decisions need is computed when it is first asked for, and kept.
     """
 
     rows: NDArray[np.int64]  # [Column, N]; more below is passed over
@@ -62,6 +62,7 @@ class DecodeView:
     max_running: int
     _predicted: NDArray[np.int64] | None = field(default=None, init=False)  # made once, when first asked for
     _wanted_predicted: NDArray[np.int64] | None = field(default=None, init=False)
+    _peak_blocks: int | None = field(default=None, init=False)
 
     @property
     def predicted(self) -> NDArray[np.int64]:
@@ -80,6 +81,13 @@ class DecodeView:
             written = wanted[Column.CONTEXT] - wanted[Column.PROMPT]
             self._wanted_predicted = self.lengths.predict(written, wanted[Column.LIMIT], wanted[Column.TURN])
         return self._wanted_predicted
+
+    @property
+    def peak_blocks(self) -> int:
+        """What `forecast_peak_blocks` says."""
+        if self._peak_blocks is None:
+            self._peak_blocks = forecast_peak_blocks(self)
+        return self._peak_blocks
 
 
 def decide(view: DecodeView, now: float) -> StepPlan:  # noqa: ARG001 - the signature all batching policies share
@@ -206,7 +214,7 @@ def _grants(view: DecodeView) -> tuple[tuple[int, ...], Wait]:
         return (), Wait.NOTHING
     room = view.max_running - view.rows.shape[1]
     needs = _wanted_blocks(view).cumsum() + _reserves(view)
-    fits = needs <= view.total_blocks - view.busy_blocks - forecast_peak_blocks(view)
+    fits = needs <= view.total_blocks - view.busy_blocks - view.peak_blocks
     num_fitting = len(fits) if np.count_nonzero(fits) == len(fits) else int(fits.argmin())
     grants = tuple(range(min(num_fitting, max(0, room))))
     if len(grants) == len(needs):

@@ -17,9 +17,12 @@ from twinpool.simulator.attempt import Attempt
 from twinpool.simulator.pool import CountedPool, Holding
 
 STEPS_PER_FORECAST = 16  # as in a live worker
+NO_STEP = StepPlan()
 
 
-FINAL = len(Column)  # context when the answer will be complete: the world's, below what policies look at
+# Two more columns, below what policies look at. Both fall by one with each step.
+ROOM = len(Column)  # tokens that its blocks still have room for
+LEFT = ROOM + 1  # steps until its answer is complete, which only the world knows
 
 
 @dataclass(slots=True, eq=False)
@@ -42,13 +45,16 @@ class DecodeRows:
         self._pool = pool
         self._block_tokens = block_tokens
         self._max_running = max_running
-        self._rows = AgeTable[Row](len(Column) + 1)
+        self._rows = AgeTable[Row](LEFT + 1)
         self._wanted = AgeTable[Row](Column.HELD)
         self._by_attempt: dict[Attempt, Row] = {}  # in either table
         self._num_came = 0
         self.lengths = LengthHistory()
         self._num_ready = 0
         self._context_tokens = 0
+        self._ready_tokens = 0  # of these, what rows that are ready hold
+        self._wanted_blocks: int | None = 0  # None: to be computed
+        self._seen: DecodeView | None = None  # a view of rows as they are; None: they have changed
         self._recent_peak = 0
         self._steps_since_forecast = STEPS_PER_FORECAST
 
@@ -74,35 +80,50 @@ class DecodeRows:
     @property
     def wanted_blocks(self) -> int:
         """What those that want to join are expected to hold at their end."""
-        return batching.wanted_blocks(self._view(busy_blocks=0, parked_blocks=0)) if len(self._wanted) else 0
+        if self._wanted_blocks is None:
+            self._wanted_blocks = batching.wanted_blocks(self._view()) if len(self._wanted) else 0
+        return self._wanted_blocks
 
     # --- decide ---------------------------------------------------------------------------------------------------
 
     def decide(self, now: float, *, busy_blocks: int, parked_blocks: int) -> StepPlan:
         """Ask the policy for the next step's rows and grants, and for rows to give up."""
         if not len(self._rows) and not len(self._wanted):
-            return StepPlan()
+            return NO_STEP
         return batching.decide(self._view(busy_blocks, parked_blocks), now)
 
-    def _view(self, busy_blocks: int, parked_blocks: int) -> DecodeView:
-        return DecodeView(
-            rows=self._rows.columns,
-            wanted=self._wanted.columns,
-            lengths=self.lengths,
-            block_tokens=self._block_tokens,
-            total_blocks=self._pool.num_blocks,
-            free_blocks=self._pool.num_free,
-            busy_blocks=busy_blocks,
-            parked_blocks=parked_blocks,
-            max_running=self._max_running,
-        )
+    def _view(self, busy_blocks: int = 0, parked_blocks: int = 0) -> DecodeView:
+        """What the policy looks at, with what was computed for the last view if that is still so."""
+        view = self._seen
+        if view is None:
+            view = self._seen = DecodeView(
+                rows=self._rows.columns,
+                wanted=self._wanted.columns,
+                lengths=self.lengths,
+                block_tokens=self._block_tokens,
+                total_blocks=self._pool.num_blocks,
+                free_blocks=0,
+                busy_blocks=0,
+                parked_blocks=0,
+                max_running=self._max_running,
+            )
+        view.free_blocks, view.busy_blocks, view.parked_blocks = self._pool.num_free, busy_blocks, parked_blocks
+        return view
+
+    def _changed(self, *, rows: bool = True, wanted: bool = False) -> None:
+        """Rows came, went or began to decode; or others want to join, or are predicted to want more."""
+        self._seen = None
+        if rows:
+            self._steps_since_forecast = STEPS_PER_FORECAST
+        if wanted:
+            self._wanted_blocks = None
 
     def peak_blocks(self) -> int:
         """Forecast of the most blocks that the rows will hold at once, and what it may be wrong by."""
         if not len(self._rows):
             return 0
-        view = self._view(busy_blocks=0, parked_blocks=0)
-        return batching.forecast_peak_blocks(view) + batching.reserve_blocks(view)
+        view = self._view()
+        return view.peak_blocks + batching.reserve_blocks(view)
 
     def recent_peak_blocks(self) -> int:
         """``peak_blocks`` as of the last change of rows, or a few steps ago: for those who only look."""
@@ -116,21 +137,31 @@ class DecodeRows:
         """Rows of the view that a decision was made from."""
         return [self._rows[index] for index in indices]
 
-    def places(self, rows: list[Row]) -> NDArray[np.intp]:
+    def places(self, indices: tuple[int, ...]) -> NDArray[np.intp]:
+        """A decision's rows as an array."""
+        if len(indices) == len(self._rows):
+            return np.arange(len(indices))  # all of them: several times faster than to read a tuple
+        return np.array(indices, np.intp)
+
+    def places_of(self, rows: list[Row]) -> NDArray[np.intp]:
         """Where rows are now, after others came or went."""
         place_of = {row: place for place, row in enumerate(self._rows)}
         return np.array([place_of[row] for row in rows], np.intp)
+
+    def place(self, row: Row) -> int:
+        return self._rows.index(row)
 
     def all_rows(self) -> list[Row]:
         """Those that hold blocks, in order."""
         return list(self._rows)
 
-    def want(self, attempt: Attempt, now: float, *, is_local: bool) -> None:
+    def want(self, attempt: Attempt, came_s: float, *, is_local: bool) -> None:
         """Queue for blocks."""
-        row = Row(attempt, is_local, self._num_came, now)
+        row = Row(attempt, is_local, self._num_came, came_s)
         self._num_came += 1
         self._by_attempt[attempt] = row
         self._wanted.add(row, attempt.age_order, _numbers(row))
+        self._changed(rows=False, wanted=True)
 
     def grant_first(self) -> Row | None:
         """Give the oldest that wants to join the blocks of its prompt, cached pieces first.
@@ -149,10 +180,11 @@ class DecodeRows:
         row.cached_tokens = num_cached
         row.holds_blocks = True
         self._wanted.remove(row)
-        held = -(-attempt.num_tokens // self._block_tokens)
-        self._rows.add(row, attempt.age_order, (*_numbers(row), held, 0, attempt.final_context))
-        self._context_tokens += attempt.num_tokens
-        self._steps_since_forecast = STEPS_PER_FORECAST
+        held, context = -(-attempt.num_tokens // self._block_tokens), attempt.num_tokens
+        room, left = held * self._block_tokens - context, attempt.final_context - context
+        self._rows.add(row, attempt.age_order, (*_numbers(row), held, 0, room, left))
+        self._context_tokens += context
+        self._changed(wanted=True)
         return row
 
     def ready(self, attempt: Attempt) -> bool:
@@ -162,12 +194,16 @@ class DecodeRows:
             return False
         self._rows.columns[Column.IS_READY, self._rows.index(row)] = 1
         self._num_ready += 1
+        self._ready_tokens += attempt.num_tokens
         self._publish(row, attempt.num_tokens)
-        self._steps_since_forecast = STEPS_PER_FORECAST
+        self._changed()
         return True
 
     def _publish(self, row: Row, num_computed: int) -> None:
-        attempt, num_had = row.attempt, row.cached_tokens // row.attempt.piece_tokens if row.attempt.names else 0
+        attempt = row.attempt
+        if not attempt.names:
+            return
+        num_had = row.cached_tokens // attempt.piece_tokens
         self._pool.publish(row.holding, attempt.names[num_had : attempt.pieces_in(num_computed)])
 
     # --- apply ----------------------------------------------------------------------------------------------------
@@ -175,8 +211,10 @@ class DecodeRows:
     def outlook(self, indices: NDArray[np.intp]) -> tuple[int, int]:
         """(Decode steps until the first answer of these rows is complete, tokens that they hold together)."""
         columns = self._columns(indices)
-        context = columns[Column.CONTEXT]
-        return int((columns[FINAL] - context).min()), int(context.sum())
+        left = columns[LEFT]
+        is_all = len(indices) == self._num_ready  # only rows that are ready decode
+        context = self._ready_tokens if is_all else int(columns[Column.CONTEXT].sum())
+        return int(left[left.argmin()]), context
 
     def _columns(self, indices: NDArray[np.intp]) -> NDArray[np.int64]:
         """Of these rows; a view where they are all."""
@@ -190,14 +228,13 @@ class DecodeRows:
 
     def _hold(self, indices: NDArray[np.intp], num_more: int) -> None:
         """Give these rows blocks for so many more tokens each than they have stored."""
-        columns = self._columns(indices)
-        lacks = columns[Column.CONTEXT] + num_more > columns[Column.HELD] * self._block_tokens
-        if not np.count_nonzero(lacks):
+        lacks = (self._columns(indices)[ROOM] < num_more).nonzero()[0]
+        if not len(lacks):
             return
         places, columns = indices[lacks], self._rows.columns
-        needed = -(-(columns[Column.CONTEXT, places] + num_more) // self._block_tokens)
-        new = needed - columns[Column.HELD, places]
-        columns[Column.HELD, places] = needed
+        new = (num_more - columns[ROOM, places] + (self._block_tokens - 1)) // self._block_tokens
+        columns[Column.HELD, places] += new
+        columns[ROOM, places] += new * self._block_tokens
         for place, count in zip(places.tolist(), new.tolist(), strict=True):
             self._pool.take(self._rows[place].holding, count)
 
@@ -208,15 +245,18 @@ class DecodeRows:
         columns = self._rows.columns
         if len(indices) == columns.shape[1]:
             columns[Column.CONTEXT] += num_steps
+            columns[ROOM:] -= num_steps
         else:
             columns[Column.CONTEXT, indices] += num_steps
+            columns[ROOM:, indices] -= num_steps
         self._context_tokens += num_steps * len(indices)
+        self._ready_tokens += num_steps * len(indices)
         self._steps_since_forecast += num_steps
+        self._changed(rows=False)
 
     def complete(self, indices: NDArray[np.intp]) -> list[Row]:
         """Those whose answers are complete."""
-        columns = self._rows.columns
-        ended = indices[columns[Column.CONTEXT, indices] >= columns[FINAL, indices]]
+        ended = indices[self._columns(indices)[LEFT] <= 0]
         return [self._rows[place] for place in ended.tolist()]
 
     def tokens_said(self, row: Row) -> int:
@@ -227,6 +267,7 @@ class DecodeRows:
     def end(self, row: Row) -> None:
         """An answer is complete: its length is remembered, and the row leaves."""
         self.lengths.add(row.attempt.output_tokens)
+        self._changed(wanted=True)
         self.drop(row.attempt)
 
     def find(self, attempt: Attempt) -> Row | None:
@@ -240,13 +281,17 @@ class DecodeRows:
             return
         if not row.holds_blocks:
             self._wanted.remove(row)
+            self._changed(rows=False, wanted=True)
             return
         self._pool.release(row.holding)
-        place = self._rows.index(row)
-        self._context_tokens -= int(self._rows.columns[Column.CONTEXT, place])
-        self._num_ready -= int(self._rows.columns[Column.IS_READY, place])
+        place, columns = self._rows.index(row), self._rows.columns
+        context = int(columns[Column.CONTEXT, place])
+        self._context_tokens -= context
+        if columns[Column.IS_READY, place]:
+            self._num_ready -= 1
+            self._ready_tokens -= context
         self._rows.remove(row)
-        self._steps_since_forecast = STEPS_PER_FORECAST
+        self._changed()
 
     def attempts(self) -> list[Attempt]:
         """All that hold blocks or want some."""

@@ -17,13 +17,12 @@ from numpy.typing import NDArray
 from twinpool.model.step import StepPlan, Wait
 from twinpool.prefill_worker.batching import spare_blocks, token_budget
 from twinpool.simulator.attempt import Attempt, Destination
-from twinpool.simulator.decode_rows import DecodeRows, Row
+from twinpool.simulator.decode_rows import NO_STEP, DecodeRows, Row
 from twinpool.simulator.observer import Steps
 from twinpool.simulator.pool import CountedPool
 from twinpool.simulator.prompt_queue import Prompt, PromptQueue
 from twinpool.simulator.scenario import Scenario, SimulatedWorker
 from twinpool.simulator.world import Timer, World
-
 
 Counts = tuple[int, int, int, int, int, int, int, int, int, str]  # the fields of WorkerLoad after its version
 
@@ -53,6 +52,7 @@ class _Run:
     rows: NDArray[np.intp]
     context_tokens: int  # of the rows, when the first step began
     prompts: list[Prompt]
+    prompt_tokens: int = 0  # of all chunks
     timer: Timer | None = None
     is_cut: bool = False
     first_end: int = 0  # steps until the first answer of the rows is complete
@@ -95,12 +95,12 @@ class SimulatedEngine:
         elif not self._is_turning and not self._is_dead:
             self._turn()
 
-    def submit(self, attempt: Attempt, destination: Destination) -> None:
+    def submit(self, attempt: Attempt, destination: Destination, came_s: float) -> None:
         """Take a prompt. A local one first waits for room to decode, like a handoff to oneself."""
         if destination is Destination.LOCAL:
-            self.rows.want(attempt, self._world.now, is_local=True)
+            self.rows.want(attempt, came_s, is_local=True)
         else:
-            self.prompts.submit(Prompt(attempt, destination, self._world.now))
+            self.prompts.submit(Prompt(attempt, destination, came_s))
 
     def granted(self, attempt: Attempt) -> bool:
         """A decode worker has room for this handoff. False: it is gone."""
@@ -148,22 +148,19 @@ class SimulatedEngine:
         """Begin steps, or find that there is nothing to do. False: sleep until something is posted."""
         now, prompts = self._world.now, self.prompts
         plan = self.rows.decide(now, busy_blocks=prompts.busy_blocks, parked_blocks=prompts.parked_blocks)
-        indices = np.array(plan.decode_rows, np.intp)
-        victims = self.rows.rows(plan.preempt)
-        if victims:
+        indices = self.rows.places(plan.decode_rows)
+        if plan.preempt:
             decoding = self.rows.rows(plan.decode_rows)
-            self._preempt(victims)
-            indices = self.rows.places(decoding)
+            self._preempt(self.rows.rows(plan.preempt))
+            indices = self.rows.places_of(decoding)
         self.rows.reserve_next(indices)
         if plan.grants or plan.demote_blocks:
-            decoding = self.rows.rows(tuple(indices.tolist()))
-            self._perform_grants(plan)
-            indices = self.rows.places(decoding)
+            indices = self._perform_grants(plan, indices)
         prefill_plan = self._decide_prefill(plan, now)
         self._wait = plan.wait or prefill_plan.wait
         if not len(indices) and not prefill_plan.chunks:
             self._events.published()
-            return bool(victims) or bool(self._inbox)
+            return bool(plan.preempt) or bool(self._inbox)
         self._begin(indices, prefill_plan, plan.repeat)
         return True
 
@@ -173,16 +170,19 @@ class SimulatedEngine:
             self.rows.drop(row.attempt)
             self._events.preempted(row.attempt, num_said)
 
-    def _perform_grants(self, plan: StepPlan) -> None:
+    def _perform_grants(self, plan: StepPlan, indices: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Grant, and ask for blocks; return where the rows at ``indices`` are then."""
         for _ in plan.grants:  # always the head of the queue
             row = self.rows.grant_first()
             if row is None:
                 break
+            indices += indices >= self.rows.place(row)  # those behind it have moved by one
             if row.is_local:
                 self._start_local(row)
             else:
                 self._events.bound(row)
         self._demote(plan.demote_blocks)
+        return indices
 
     def _start_local(self, row: Row) -> None:
         prompt = Prompt(row.attempt, Destination.LOCAL, row.came_s, row.holding)
@@ -191,6 +191,8 @@ class SimulatedEngine:
 
     def _demote(self, num_blocks: int) -> None:
         """Ask for parked handoffs to be given up, youngest first."""
+        if not num_blocks:
+            return
         pending = sum(self.prompts.outgoing_blocks(attempt) for attempt in self._demoting)
         while pending < num_blocks:
             attempt = self.prompts.youngest_parked(excluding=self._demoting)
@@ -203,7 +205,7 @@ class SimulatedEngine:
     def _decide_prefill(self, plan: StepPlan, now: float) -> StepPlan:
         prompts, pool = self.prompts, self.pool
         if not prompts.num_waiting:
-            return StepPlan()
+            return NO_STEP
         promised = self.rows.peak_blocks() + prompts.busy_blocks + prompts.parked_blocks
         spare = spare_blocks(pool.num_free, pool.num_blocks, promised, plan.demote_blocks)
         budget = token_budget(self._chunk_tokens, len(plan.decode_rows), self._block_tokens)
@@ -227,6 +229,7 @@ class SimulatedEngine:
             num_steps = 1 if self.prompts.num_waiting else min(repeat, first_end)
         run = _Run(now, num_steps, self._draw_factor(num_steps), indices, context, [prompt for prompt, _ in chosen])
         run.first_end = first_end
+        run.prompt_tokens = sum(prompt.chunk_tokens for prompt in run.prompts) if chosen else 0
         self._run = run
         ends_s = now + self._seconds(run, num_steps)
         run.timer = self._world.at(ends_s, self._complete)
@@ -248,12 +251,11 @@ class SimulatedEngine:
         batch = len(run.rows)
         if not run.prompts:
             return run.factor * self._form.decode_seconds(run.context_tokens + batch, batch, num_steps)
-        tokens = sum(prompt.chunk_tokens for prompt in run.prompts)
         squares = sum(
             (prompt.num_computed + prompt.chunk_tokens) ** 2 - prompt.num_computed**2 for prompt in run.prompts
         )
         context = float(run.context_tokens + batch)
-        return run.factor * self._form.seconds(float(tokens), float(squares), context, float(batch))
+        return run.factor * self._form.seconds(float(run.prompt_tokens), float(squares), context, float(batch))
 
     def first_step_ends_s(self) -> float:
         """When the first of the steps under way is over."""
@@ -261,16 +263,14 @@ class SimulatedEngine:
         return self._run.started_s + self._seconds(self._run, 1)
 
     def _steps_done(self, run: _Run) -> int:
-        """How many of a run's steps are over by now."""
+        """How many of a run's steps are over by now: as many as took the same share of its time, give or take a few."""
         elapsed_s = self._world.now - run.started_s
-        low, high = 0, run.num_steps
-        while low < high:
-            middle = (low + high + 1) // 2
-            if self._seconds(run, middle) <= elapsed_s:
-                low = middle
-            else:
-                high = middle - 1
-        return low
+        num_done = min(run.num_steps, int(run.num_steps * elapsed_s / self._seconds(run, run.num_steps)))
+        while num_done < run.num_steps and self._seconds(run, num_done + 1) <= elapsed_s:
+            num_done += 1
+        while num_done and self._seconds(run, num_done) > elapsed_s:
+            num_done -= 1
+        return num_done
 
     def _cut(self, run: _Run) -> None:
         """Let the run end with the step under way."""
@@ -303,14 +303,13 @@ class SimulatedEngine:
         self._turn()
 
     def _tell_steps(self, run: _Run) -> None:
-        tokens = sum(prompt.chunk_tokens for prompt in run.prompts)
         self._events.stepped(
             Steps(
                 self._place,
                 run.started_s,
                 self._world.now,
                 run.num_steps,
-                tokens,
+                run.prompt_tokens,
                 len(run.prompts),
                 len(run.rows),
                 run.context_tokens,

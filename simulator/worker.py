@@ -98,6 +98,13 @@ class WorkerProcess:
         self._told: Counts | None = None
         self._version = 0
 
+    @property
+    def num_attempts(self) -> int:
+        """Attempts that this worker has a part in."""
+        known = (attempt for attempts in self._by_request.values() for attempt in attempts)
+        held = (self._sendings, self._targets, self._expected, self._sources, self._landed)
+        return len(set(known).union(*held))
+
     # --- orders of gateways ---------------------------------------------------------------------------------------
 
     def prefill(self, attempt: Attempt, target: int | None, parked: Attempt | None) -> None:
@@ -115,7 +122,7 @@ class WorkerProcess:
         else:
             last = attempt.request.max_new_tokens <= 1
             destination = Destination.NOWHERE if last else Destination.LOCAL
-        self.engine.post(partial(self.engine.submit, attempt, destination))
+        self.engine.post(partial(self.engine.submit, attempt, destination, self._world.now))
 
     def reserve(self, attempt: Attempt, source: int) -> None:
         """Keep room in mind for a handoff."""

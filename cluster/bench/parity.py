@@ -8,7 +8,8 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,8 @@ class ParityOptions:
     runs: int = 3
     duration_s: float = 20.0
     seed: int = 0
-    profile: ProfileOptions = ProfileOptions.of(quick=True)
+    profile: ProfileOptions = field(default_factory=lambda: ProfileOptions.of(quick=True))
+    knee_requests: int = 3000  # of the traces that the knee is looked for with, at most
 
 
 def bench_parity(
@@ -71,8 +73,7 @@ def bench_parity(
     rows = list[Values]()
     with tempfile.TemporaryDirectory(prefix="twinpool-parity-") as temporary:
         home = Path(temporary)
-        tell(f"{subject.part}: profiling")
-        profile = _profile(subject, home, options.profile)
+        profile = _profile(subject, home, options.profile, lambda told: tell(f"{subject.part}: {told}"))
         for pools in options.pools:
             for policy in options.policies:
                 tell(f"{subject.part}: {pools[0]}+{pools[1]} workers, {policy}")
@@ -80,10 +81,10 @@ def bench_parity(
     return rows
 
 
-def _profile(subject: Subject, home: Path, options: ProfileOptions) -> LatencyProfile:
+def _profile(subject: Subject, home: Path, options: ProfileOptions, tell: Callable[[str], None]) -> LatencyProfile:
     path = home / "cluster.yaml"
     path.write_text(json.dumps({**subject.values, "name": "parity", "pools": _pools((1, 1))}))
-    profile = profile_cluster(path, options).profile
+    profile = profile_cluster(path, options, tell).profile
     write_profile(home / "profile.json", profile)
     return profile
 
@@ -113,7 +114,8 @@ def _compare(case: _Case, options: ParityOptions, folder: StateFolder) -> Iterat
     path = case.home / "case.yaml"
     path.write_text(json.dumps({**case.values(), "name": "parity"}))
     scenario = make_scenario(load_cluster(path), case.profile, options.seed)
-    knee_rps = find_knee(scenario, lambda rate: draw_trace(case.subject.lengths, rate, KNEE_TRACE_S, options.seed + 1))
+    draw = partial(draw_trace, case.subject.lengths, seed=options.seed + 1, requests=options.knee_requests)
+    knee_rps = find_knee(scenario, lambda rate_rps: draw(rate_rps, KNEE_TRACE_S))
     with own_cluster(case.values(), f"bench-{os.getpid()}-parity", folder) as state:
         live = LiveCluster(state.grpc)
         asyncio.run(live.warm_up(case.subject.lengths.prompt_tokens[0]))

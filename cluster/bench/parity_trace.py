@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from twinpool.simulator.trace import TraceRequest
-from twinpool.simulator.traces.arrivals import Process, draw_arrivals
+from twinpool.simulator.traces.arrivals import MAX_REQUESTS, Process, draw_arrivals
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +25,12 @@ class Lengths:
         return round(math.sqrt(self.prompt_tokens[0] * self.prompt_tokens[1]))
 
 
-def draw_trace(lengths: Lengths, rate_rps: float, duration_s: float, seed: int) -> list[TraceRequest]:
-    """Poisson arrivals in that time; answers have exactly their length, which the client asks for as its limit."""
-    arrivals_s = draw_arrivals(np.random.default_rng([seed, 0]), Process.POISSON, rate_rps, duration_s=duration_s)
+def draw_trace(
+    lengths: Lengths, rate_rps: float, duration_s: float, seed: int, requests: int = MAX_REQUESTS
+) -> list[TraceRequest]:
+    """Poisson arrivals in that time, at most so many; answers have exactly their length, which the client asks for as its limit."""
+    rng = np.random.default_rng([seed, 0])
+    arrivals_s = draw_arrivals(rng, Process.POISSON, rate_rps, duration_s=duration_s, requests=requests)
     rng = np.random.default_rng([seed, 1])  # so that a request's length does not depend on the rate
     return [
         TraceRequest(

@@ -6,7 +6,7 @@ Knows the order of things and what is told; grid, probes and fits do the work.
 import asyncio
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,11 @@ class ProfileOptions:
     repeats: int = REPEATS  # of each size of handoff
     quick: bool = False
 
+    @property
+    def about_s(self) -> float:
+        """How long all of it takes, where a model loads and hands over fast."""
+        return 10.0 + self.grid_s
+
     @classmethod
     def of(cls, *, quick: bool) -> "ProfileOptions":
         """The full measurement, or the quick one."""
@@ -68,8 +73,10 @@ class Measured:
         }
 
 
-def profile_cluster(spec_path: Path, options: ProfileOptions) -> Measured:
+def profile_cluster(spec_path: Path, options: ProfileOptions, tell: Callable[[str], None]) -> Measured:
     """Measure a worker of each kind that the YAML describes, in processes of their own.
+
+    ``tell`` is called once, when the YAML is known to be good, with what a user may want to know.
 
     Raises:
         SpecError: the YAML is wrong, or a worker cannot start. Nothing is left running.
@@ -77,6 +84,7 @@ def profile_cluster(spec_path: Path, options: ProfileOptions) -> Measured:
     plan = plan_launch(spec_path)
     config = plan.workers[0]
     shape = load_shape(config.model, config.dtype, config.quantization)
+    tell(f"measuring, for about {options.about_s:.0f} s")
     begun_s = time.monotonic()
     rows, handoffs, ping = asyncio.run(_measure(plan.workers, shape, options))
     kinds = {}
@@ -162,9 +170,12 @@ def run_profile(spec_path: Path, out: Path, *, quick: bool, as_json: bool) -> No
     if out.is_dir() or not out.absolute().parent.is_dir():
         raise SpecError(f"--out: {out} is no place for a file")
     options = ProfileOptions.of(quick=quick)
-    sys.stderr.write(f"twinpool: measuring, for about {2 * options.grid_s if quick else 1.4 * options.grid_s:.0f} s\n")
-    measured = profile_cluster(spec_path, options)
+    measured = profile_cluster(spec_path, options, _tell)
     write_profile(out, measured.profile)
     from twinpool.cluster.profile.show import print_profile
 
     print_profile(measured, out, as_json=as_json)
+
+
+def _tell(sentence: str) -> None:
+    sys.stderr.write(f"twinpool: {sentence}\n")

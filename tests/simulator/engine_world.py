@@ -310,7 +310,7 @@ class SimulatedWorkerAlone:
         if job.kind == "arriving":
             self.engine.post(partial(self.engine.rows.want, attempt, job.at_s, is_local=False))
         else:
-            self.engine.post(partial(self.engine.submit, attempt, Destination(job.kind)))
+            self.engine.post(partial(self.engine.submit, attempt, Destination(job.kind), job.at_s))
 
     def _end(self, attempt: Attempt) -> None:
         self.engine.post(partial(self.engine.cancel, attempt))

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from twinpool.cluster.cli import app
 from twinpool.cluster.profile import command
-from twinpool.cluster.profile.command import ProfileOptions, profile_cluster
+from twinpool.cluster.profile.command import Measured, ProfileOptions, profile_cluster
 from twinpool.cluster.profile_file import read_profile, write_profile
 from twinpool.core.errors import SpecError
 from twinpool.model.modelled_shape import modelled_shape
@@ -29,10 +29,18 @@ def write_spec(folder: Path, pools: str = POOLS, model: str = "modelled:paced") 
     return path
 
 
-def test_a_cluster_s_profile_can_be_read_back(tmp_path: Path, no_leaked_processes: None) -> None:
-    measured = profile_cluster(write_spec(tmp_path), SMALL)
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Measured:
+    told: list[str] = []
+    measured = profile_cluster(write_spec(tmp_path_factory.mktemp("profile")), SMALL, told.append)
+    assert len(told) == 1
+    return measured
+
+
+def test_a_cluster_s_profile_can_be_read_back(measured: Measured, tmp_path: Path) -> None:
     write_profile(tmp_path / "profile.json", measured.profile)
     profile = read_profile(tmp_path / "profile.json")
+    assert profile == measured.profile
     assert set(profile.kinds) == {"prefill-tp1-pp1", "decode-tp1-pp1"}
     assert profile.model == "modelled:paced"
     for kind in profile.kinds.values():
@@ -45,24 +53,25 @@ def test_a_cluster_s_profile_can_be_read_back(tmp_path: Path, no_leaked_processe
 
 
 def test_a_lone_mixed_worker_has_no_link_to_measure(tmp_path: Path, no_leaked_processes: None) -> None:
-    measured = profile_cluster(write_spec(tmp_path, "mixed: {workers: 1}"), SMALL)
+    measured = profile_cluster(write_spec(tmp_path, "mixed: {workers: 1}"), SMALL, lambda _: None)
     (kind,) = measured.profile.kinds.values()
     assert (kind.role, measured.handoffs) == ("mixed", None)
     assert any(gap.startswith("link") for gap in kind.not_measured)
 
 
-def test_the_command_prints_tables_or_one_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    measured = profile_cluster(write_spec(tmp_path), SMALL)
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_the_command_prints_tables_or_one_object(
+    measured: Measured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: list[str]
+) -> None:
     monkeypatch.setattr(command, "profile_cluster", lambda *_: measured)
     out = tmp_path / "profile.json"
-    for more in ([], ["--json"]):
-        done = CliRunner().invoke(app, ["profile", str(tmp_path / "cluster.yaml"), "--out", str(out), *more])
-        assert done.exit_code == 0, done.output
-        if more:
-            assert json.loads(done.stdout)["kinds"].keys() == measured.profile.kinds.keys()
-        else:
-            assert "decode_small" in done.stdout
-            assert f"written: {out.name}" in done.stdout.replace(str(tmp_path) + "/", "").replace("\n", "")
+    done = CliRunner().invoke(app, ["profile", "cluster.yaml", "--out", str(out), *more])
+    assert done.exit_code == 0, done.output
+    if more:
+        assert json.loads(done.stdout)["kinds"].keys() == measured.profile.kinds.keys()
+    else:
+        assert "decode_small" in done.stdout
+        assert "written: " in done.stdout
     assert read_profile(out) == measured.profile
 
 

@@ -21,7 +21,8 @@ def make_timed(events: Recorder, **changes: object) -> TimedEngine:
     runner = load_modelled(
         config.model, max_model_len=config.max_model_len, kv_bytes=config.kv_bytes, block_tokens=config.block_tokens
     )
-    return TimedEngine(config, runner, events, lambda ticks=count(): float(next(ticks)))  # type: ignore[misc]
+    ticks = count()
+    return TimedEngine(config, runner, events, lambda: float(next(ticks)))
 
 
 def test_each_step_is_told_once_with_what_it_was_made_of() -> None:
