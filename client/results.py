@@ -138,6 +138,16 @@ class TransferMetrics:
 
 
 @dataclass(frozen=True, slots=True)
+class PairLink:
+    """The link of a worker with one that it hands KV to; ``kind`` is empty where none will do."""
+
+    target: str
+    kind: str
+    why: str
+    is_open: bool
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerStatus:
     """One worker as the gateway last heard of it."""
 
@@ -154,6 +164,7 @@ class WorkerStatus:
     cause: str
     link: str
     transfer: TransferMetrics = field(default_factory=TransferMetrics)
+    links: tuple[PairLink, ...] = ()  # as a source
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,4 +228,5 @@ def status_from_proto(message: cluster_pb2.GetStatusResponse) -> ClusterStatus:
 def _worker_from_proto(message: cluster_pb2.WorkerStatus) -> WorkerStatus:
     transfer = record_from_proto(TransferMetrics, message.transfer)
     transfer = replace(transfer, outgoing=dict(transfer.outgoing), incoming=dict(transfer.incoming))
-    return replace(record_from_proto(WorkerStatus, message), transfer=transfer)
+    links = tuple(record_from_proto(PairLink, link) for link in message.links)
+    return replace(record_from_proto(WorkerStatus, message), transfer=transfer, links=links)

@@ -10,6 +10,7 @@ from functools import partial
 from twinpool.cluster.engine import Engine
 from twinpool.cluster.engine_events import Destination, Load
 from twinpool.cluster.outbox import Outbox
+from twinpool.cluster.pair_links import links_to_proto
 from twinpool.cluster.worker_view import LoadView
 from twinpool.core.messages import FailureKind, Request, WorkerAddress
 from twinpool.decode_worker.service import Sealed
@@ -17,9 +18,11 @@ from twinpool.kv_transfer.codec import CodecName, quality
 from twinpool.kv_transfer.endpoint import TransferEndpoint
 from twinpool.kv_transfer.handoff import Seal
 from twinpool.kv_transfer.plan import Span
+from twinpool.model.block_hash import short_names
 from twinpool.model.kv_layout import KVLayout
 from twinpool.model.sequence import Key, Sequence, Token
 from twinpool.protos.convert import address_from_proto, request_from_proto
+from twinpool.protos.twinpool.v1 import cluster_pb2
 from twinpool.protos.twinpool.v1 import worker_pb2 as pb
 
 
@@ -48,6 +51,7 @@ class Attempts:
         self._attempts: dict[Key, Attempt] = {}
         self._sources: dict[str, Key] = {}  # the attempt under which a request's KV is sent from here
         self._load_view = LoadView()
+        self._links = cluster_pb2.PairLinks()  # as gateways were told
         self.num_orders = 0  # heard so far
 
     def join(self, engine: Engine, endpoint: TransferEndpoint, layout: KVLayout) -> None:
@@ -68,6 +72,8 @@ class Attempts:
         self._outboxes[gateway_id] = outbox = Outbox()
         if self._load_view.view.version:
             outbox.set_view(self._load_view.view)
+        if self._links.links:
+            outbox.set_links(self._links)
         return outbox
 
     def detached(self, gateway_id: str, outbox: Outbox) -> None:
@@ -76,10 +82,16 @@ class Attempts:
             return
         del self._outboxes[gateway_id]
         self._cancel_all_of(gateway_id, "the gateway is gone")
+        if outbox.follows_cache and not any(other.follows_cache for other in self._outboxes.values()):
+            self._engine.post(self._engine.cache_news.stop)
 
     def _cancel_all_of(self, gateway_id: str, reason: str) -> None:
         for key in [key for key, attempt in self._attempts.items() if attempt.gateway_id == gateway_id]:
             self._cancel(key, reason)
+
+    def list_cache(self, gateway_id: str) -> None:
+        self._outboxes[gateway_id].follow_cache()
+        self._engine.post(partial(self._engine.cache_news.list_for, gateway_id))
 
     def prefill(self, gateway_id: str, order: pb.PrefillOrder) -> None:
         self.num_orders += 1
@@ -256,10 +268,24 @@ class Attempts:
             self._endpoint.produced(len(attempt.request.token_ids) - token.cached_tokens, token.prefill_s)
             self._engine.post(partial(self._engine.spans.stream_at, self._endpoint.stream_rates))
 
+    def cache_listed(self, gateway_id: str, hashes: list[bytes]) -> None:
+        if gateway_id in self._outboxes:
+            self._outboxes[gateway_id].list_cache(short_names(hashes))
+
+    def cache_changed(self, changes: dict[bytes, bool]) -> None:
+        named = dict(zip(short_names(list(changes)), changes.values(), strict=True))
+        for outbox in self._outboxes.values():
+            outbox.change_cache(named)
+
     def note_transfer(self) -> None:
-        """Tell gateways what handoffs wait for, if that has changed. To be called now and then."""
+        """Tell gateways what handoffs wait for and go over, if that has changed. To be called now and then."""
         if self._load_view.note_transfer(self._endpoint.metrics()):
             self._show_view()
+        links = links_to_proto(self._endpoint.stats().links)
+        if links != self._links:
+            self._links = links
+            for outbox in self._outboxes.values():
+                outbox.set_links(links)
 
     def _show_view(self) -> None:
         for outbox in self._outboxes.values():

@@ -21,6 +21,8 @@ class Reports(Protocol):
     def preempted(self, key: Key) -> None: ...
     def engine_failed(self, key: Key, reason: str) -> None: ...
     def stepped(self, tokens: list[Token], load: Load) -> None: ...
+    def cache_listed(self, gateway_id: str, hashes: list[bytes]) -> None: ...
+    def cache_changed(self, changes: dict[bytes, bool]) -> None: ...
     def crashed(self, error: Exception) -> None: ...
 
 
@@ -61,6 +63,12 @@ class Bridge:
 
     def stepped(self, tokens: list[Token], load: Load) -> None:
         self._hop(self._worker.stepped, tokens, load)
+
+    def cache_listed(self, gateway_id: str, hashes: list[bytes]) -> None:
+        self._hop(self._worker.cache_listed, gateway_id, hashes)
+
+    def cache_changed(self, changes: dict[bytes, bool]) -> None:
+        self._hop(self._worker.cache_changed, changes)
 
     def crashed(self, error: Exception) -> None:
         self._hop(self._worker.crashed, error)

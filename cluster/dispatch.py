@@ -20,6 +20,7 @@ from twinpool.protos.convert import (
 )
 from twinpool.protos.twinpool.v1 import worker_pb2 as pb
 from twinpool.router.admission import AdmissionSettings
+from twinpool.router.demand import CachedTokens
 from twinpool.router.ledger import Ledger, Phase
 from twinpool.router.recovery import Decision, GiveUp, Retarget, Retry
 from twinpool.router.refusals import rejection
@@ -46,12 +47,13 @@ class Dispatcher:
         *,
         send: Send,
         clock: Callable[[], float],
+        cached_tokens: CachedTokens | None = None,
     ) -> None:
         self.table = ViewTable()
         self.ledger = Ledger(max_attempts)
         self._send = send
         self._clock = clock
-        self._waiting = WaitingRoom(self.table, placement, admission)
+        self._waiting = WaitingRoom(self.table, placement, admission, cached_tokens)
         self._flights: dict[str, Flight] = {}
         self._others: dict[str, tuple[Flight, ...]] = {}  # that begin when the first of their call has a token
         self._addresses: dict[str, WorkerAddress] = {}
@@ -196,7 +198,7 @@ class Dispatcher:
         self.table.add_inflight(
             route.prefill,
             request_id,
-            prefill_tokens=0 if placing.parked_on else len(request.token_ids),
+            prefill_tokens=0 if placing.parked_on else len(request.token_ids) - route.cached_tokens,
             reserve_blocks=blocks if route.decode == route.prefill else 0,
         )
 

@@ -11,7 +11,8 @@ from collections import deque
 from collections.abc import Callable
 
 from twinpool.cluster.block_names import BlockNames
-from twinpool.cluster.engine_events import Destination, EngineEvents, Load
+from twinpool.cluster.cache_news import CacheNews
+from twinpool.cluster.engine_events import NOT_FINITE, Destination, EngineEvents, Load
 from twinpool.cluster.span_reports import SpanReports
 from twinpool.cluster.step_batch import build_batch
 from twinpool.core.messages import WorkerConfig
@@ -26,8 +27,6 @@ from twinpool.prefill_worker.service import PrefillService, Prompt
 
 log = logging.getLogger(__name__)
 
-NOT_FINITE = "the model's logits are not finite"
-
 
 class Engine:
     """Owns the device, the pool and both services. Every method but `post`, `start` and `stop` runs on its thread."""
@@ -40,12 +39,12 @@ class Engine:
         self._names = BlockNames(config, runner.cache.layout)
         self.spans = SpanReports(runner, config.chunk_tokens, events.group_ready)
         self.pool = BlockPool(runner.cache.num_blocks, config.block_tokens, prefix_cache=config.prefix_cache)
+        self.cache_news = CacheNews(self.pool, events)
         self.prefill = PrefillService(self.pool, parked_limit_blocks=int(config.parked_share * self.pool.num_blocks))
         self.decode = DecodeService(self.pool, max_running=config.max_running)
         self._destinations: dict[Key, Destination] = {}
         self._demoting: set[Key] = set()
-        self._num_preempted = 0
-        self._num_wants = 0
+        self._num_preempted = self._num_wants = 0
         self._wait = Wait.NOTHING
         self._published: Load | None = None
         self._inbox: deque[Callable[[], None]] = deque()
@@ -250,6 +249,7 @@ class Engine:
         self.cancel(key)
 
     def _publish(self, tokens: list[Token]) -> None:
+        self.cache_news.tell()
         load = self.load()
         if tokens or load != self._published:
             self._published = load

@@ -19,6 +19,7 @@ from twinpool.cluster.generation_service import GenerationService
 from twinpool.cluster.grpc_options import gateway_server_options
 from twinpool.cluster.grpc_safe import add_safe
 from twinpool.cluster.launch import GatewayConfig
+from twinpool.cluster.prefix_routing import PrefixRouting
 from twinpool.cluster.request_log import RequestLog
 from twinpool.cluster.request_records import RequestRecorder
 from twinpool.cluster.worker_link import WorkerLink
@@ -51,17 +52,21 @@ class Gateway:
         self._config = config
         self._clock = clock
         self._shape = load_shape(config.model, config.dtype)
+        placement = placement_settings(config, self._shape.kv_token_bytes)
+        self.prefixes = PrefixRouting() if placement.policy.uses_prefixes else None
         self.dispatcher = Dispatcher(
-            placement_settings(config, self._shape.kv_token_bytes),
+            placement,
             settings.admission_settings(config.max_queued),
             config.max_attempts,
             send=self._send,
             clock=clock,
+            cached_tokens=None if self.prefixes is None else self.prefixes.cached_tokens,
         )
         self._members: dict[str, WorkerAddress] = {}  # as the controller says
         self._links: dict[str, WorkerLink] = {}  # to those that are not lost
         self._hellos: dict[str, worker_pb2.WorkerHello] = {}
         self._transfers: dict[str, cluster_pb2.TransferMetrics] = {}  # as each worker last told
+        self._pair_links: dict[str, cluster_pb2.PairLinks] = {}  # likewise
         self._lost_for: dict[str, str] = {}  # why, of workers that are lost
         self._changed = asyncio.Condition()
         self._stopped = asyncio.Event()
@@ -182,13 +187,24 @@ class Gateway:
         view = view_of(hello, self._config.kinds)
         self._hellos[address.worker_id] = hello
         self._lost_for.pop(address.worker_id, None)
+        if self.prefixes is not None:
+            self.prefixes.joined(hello)
+            self._list_cache(address.worker_id)
         self.dispatcher.table.join(view, self._clock())
         self.dispatcher.joined(address)
         self._spawn(self._announce())
 
+    def _list_cache(self, worker_id: str) -> None:
+        """Ask a worker what its prefix cache holds, and to tell what changes from then on."""
+        self._send(worker_id, worker_pb2.GatewayMessage(list_cache=worker_pb2.CacheListOrder()))
+
     def _stepped(self, worker_id: str, output: worker_pb2.StepOutput) -> None:
+        if self.prefixes is not None and output.HasField("cache") and self.prefixes.told(worker_id, output.cache):
+            self._list_cache(worker_id)
         if output.HasField("view"):
             self._transfers[worker_id] = output.view.transfer
+        if output.HasField("links"):
+            self._pair_links[worker_id] = output.links
         self.dispatcher.stepped(worker_id, output)
 
     async def _announce(self) -> None:
@@ -205,6 +221,9 @@ class Gateway:
     def _drop(self, worker_id: str) -> None:
         del self._links[worker_id]
         self._transfers.pop(worker_id, None)
+        if self.prefixes is not None:
+            self.prefixes.lost(worker_id)
+        self._pair_links.pop(worker_id, None)
         if self._hellos.pop(worker_id, None) is not None:
             self.dispatcher.lost(worker_id)
 
@@ -240,6 +259,7 @@ class Gateway:
             cause=self._lost_for.get(worker.worker_id, load.cause),
             link=hello.link,
             transfer=self._transfers.get(worker.worker_id),
+            links=self._pair_links.get(worker.worker_id, cluster_pb2.PairLinks()).links,
         )
 
 

@@ -1,15 +1,19 @@
 """What a worker has to say to one gateway: one message at a time, however many steps it took to be read.
 
-A gateway that reads slowly gets fewer, larger messages, up to a size; nothing is dropped and nothing waits for it.
+A gateway that reads slowly gets fewer, larger messages, up to a size; nothing waits for it, and nothing is dropped but
+news of the prefix cache, whose loss shows (see cache_feed.py).
 """
 
 import asyncio
 from collections import deque
+from collections.abc import Mapping
 
+from twinpool.cluster.cache_feed import CacheFeed
 from twinpool.cluster.engine_events import Load
 from twinpool.core.messages import FailureKind
 from twinpool.model.sequence import Key, Token
 from twinpool.protos.convert import failure_kind_to_proto, finish_reason_to_proto, logprobs_to_proto
+from twinpool.protos.twinpool.v1 import cluster_pb2
 from twinpool.protos.twinpool.v1 import worker_pb2 as pb
 
 MAX_DELTAS = 4096  # of one message: with logprobs about 1 MiB
@@ -22,6 +26,7 @@ class Outbox:
         self._pending = pb.StepOutput()  # the newest message
         self._full: deque[pb.StepOutput] = deque()  # those before it
         self._has_news = asyncio.Event()
+        self._cache: CacheFeed | None = None  # None: its gateway has not asked
         self.is_replaced = False  # its gateway has called again since: what it says on the old stream is void
 
     def add_token(self, token: Token) -> None:
@@ -43,13 +48,42 @@ class Outbox:
         self._pending.view.CopyFrom(view)
         self._has_news.set()
 
+    def set_links(self, links: cluster_pb2.PairLinks) -> None:
+        self._pending.links.CopyFrom(links)
+        self._has_news.set()
+
+    @property
+    def follows_cache(self) -> bool:
+        """Whether its gateway has asked what the prefix cache holds."""
+        return self._cache is not None
+
+    def follow_cache(self) -> None:
+        """The gateway has asked; `list_cache` must follow."""
+        self._cache = self._cache or CacheFeed()
+
+    def list_cache(self, names: list[int]) -> None:
+        """All that the prefix cache holds; the list is the outbox's from now on. Nothing happens if nobody asked."""
+        if self._cache is not None:
+            self._cache.begin(names)
+            self._has_news.set()
+
+    def change_cache(self, changes: Mapping[int, bool]) -> None:
+        """What entered the prefix cache (True) or left it."""
+        if self._cache is not None:
+            self._cache.change(changes)
+            if self._cache.has_news:
+                self._has_news.set()
+
     async def take(self) -> pb.StepOutput:
         """Wait until there is something to say, and take all of it that one message may hold."""
         await self._has_news.wait()
         if self._full:
             return self._full.popleft()
-        self._has_news.clear()
         taken, self._pending = self._pending, pb.StepOutput()
+        if self._cache is not None and self._cache.has_news:
+            self._cache.fill(taken.cache)
+        if self._cache is None or not self._cache.has_news:
+            self._has_news.clear()
         return taken
 
 

@@ -33,7 +33,7 @@ def print_status(status: Values) -> None:
         table.add_row(*(str(cell) for cell in (*row, worker["running"], worker["waiting"], worker["link"])))
     console.print(table)
     for worker in status["workers"]:
-        for line in (worker["cause"], transfer_line(worker["transfer"])):
+        for line in (worker["cause"], transfer_line(worker["transfer"]), *link_lines(worker["links"])):
             if line:
                 console.print(f"{worker['id']}: {line}", markup=False)
     for gateway in status["gateways"]:
@@ -54,6 +54,14 @@ def transfer_line(transfer: Values) -> str:
         (transfer["digest_failures"], "groups came damaged"),
     )
     return "; ".join(f"{count} {what}" for count, what in parts if count)
+
+
+def link_lines(links: Sequence[Values]) -> list[str]:
+    """Which links a worker hands KV over, and why: a line for all targets of which that is the same."""
+    targets: dict[tuple[str, str], list[str]] = {}
+    for link in links:
+        targets.setdefault((link["kind"], link["why"]), []).append(link["target"])
+    return [f"to {', '.join(named)} over {kind or 'nothing'} ({why})" for (kind, why), named in targets.items()]
 
 
 def result_as_dict(result: GenerationResult) -> Values:

@@ -14,6 +14,7 @@ from typing import Any
 import grpc
 
 from twinpool.cluster.attempts import Attempts
+from twinpool.cluster.block_names import Naming
 from twinpool.cluster.bridge import Bridge
 from twinpool.cluster.engine import Engine
 from twinpool.cluster.grpc_options import worker_server_options
@@ -149,6 +150,8 @@ class Worker:
             block_tokens=layout.block_tokens,
             link=self._endpoint.link_description,
             model=layout.model,
+            kv_dtype=layout.dtype,
+            kv_qualities=Naming.of(self._config, layout).qualities,
         )
 
     def serve_pair(self, requests: AsyncIterator[pb.PeerMessage], context: Any) -> AsyncIterator[pb.PeerMessage]:

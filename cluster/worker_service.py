@@ -30,6 +30,7 @@ class Orders(Protocol):
     def prefill(self, gateway_id: str, order: pb.PrefillOrder) -> None: ...
     def reserve(self, gateway_id: str, order: pb.ReserveOrder) -> None: ...
     def cancel(self, gateway_id: str, request_id: str) -> None: ...
+    def list_cache(self, gateway_id: str) -> None: ...
 
 
 class Host(Protocol):
@@ -93,6 +94,8 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
                 self._orders.reserve(gateway_id, message.reserve)
             case "cancel":
                 self._orders.cancel(gateway_id, message.cancel.request_id)
+            case "list_cache":
+                self._orders.list_cache(gateway_id)
 
     async def Pair(  # noqa: N802 - named by the protocol
         self, requests: AsyncIterator[pb.PeerMessage], context: Any

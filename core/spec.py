@@ -163,7 +163,7 @@ class TransferSpec(_Section):
 class RouterSpec(_Section):
     """Where requests go, and how long they may wait."""
 
-    policy: Annotated[Literal["round_robin", "least_loaded", "slo"], not_yet("prefix_aware")] = "slo"
+    policy: Literal["round_robin", "least_loaded", "prefix_aware", "slo"] = "slo"
     """How workers are chosen."""
     disaggregate: Literal["always", "when_cheaper", "never"] = "when_cheaper"
     """Whether prefill and decode of one request run on two workers."""

@@ -230,7 +230,9 @@ def _reserves(view: DecodeView) -> NDArray[np.int64]:
     """
     slack = view.wanted[Column.LIMIT] - view.wanted_predicted
     squares = np.minimum(ERRORS_RESERVED * view.lengths.error_tokens, slack) ** 2
-    reserves: NDArray[np.int64] = (np.sqrt(_square_error(view) + squares.cumsum()) // view.block_tokens).astype(np.int64)
+    reserves: NDArray[np.int64] = (np.sqrt(_square_error(view) + squares.cumsum()) // view.block_tokens).astype(
+        np.int64
+    )
     return reserves
 
 

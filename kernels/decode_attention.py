@@ -13,7 +13,7 @@ import torch
 
 from twinpool.kernels.decode_plan import DecodePlan
 from twinpool.kernels.merge_partials import merge_partials
-from twinpool.kernels.paged_kv import check_batch, check_layer, power_of_two
+from twinpool.kernels.paged_kv import check_batch, check_layer, power_of_two, row_stride
 from twinpool.kernels.tiles import Tiles, interpreting
 
 try:
@@ -24,8 +24,8 @@ try:
 except ImportError:  # triton is optional: CPUs never need it
     triton = None
 
-UNSPECIALISED = ("q_stride", "out_stride", "table_stride", "block_stride", "value_offset", "head_stride")
-UNSPECIALISED += ("group", "window", "block_shift", "num_rows")
+# Values of these must not make another variant; strides of q, out and KV are multiples of 16 always.
+UNSPECIALISED = ("table_stride", "group", "window", "scale_log2", "block_shift", "num_rows")
 
 
 def decode_attention(
@@ -65,30 +65,29 @@ def decode_attention(
     plan.check(len(context_S), num_heads, num_kv_heads, head_dim, tiles, q_THD.device)
     if not len(context_S) or not len(q_THD):
         return
-    _decode_attention_kernel[(len(plan.sequence_C), num_kv_heads)](
+    _decode_attention_kernel[(len(plan.sequences), num_kv_heads)](
         q_THD,
         kv_N2KBD,
         table_SM,
         cu_seqlens,
         context_S,
-        plan.first_item_S1,
-        plan.sequence_C,
-        plan.chunk_1,
-        plan.partial_CKRD,
-        plan.lse_CKR,
+        plan.first_items,
+        plan.sequences,
+        plan.chunk,
+        plan.partials,
+        plan.lses,
         out_THD,
-        q_THD.stride(0),
-        out_THD.stride(0),
+        row_stride(q_THD),
+        row_stride(out_THD),
         table_SM.stride(0),
         kv_N2KBD.stride(0),
-        kv_N2KBD.stride(1),
-        kv_N2KBD.stride(2),
+        num_kv_heads * block_tokens * head_dim,
+        block_tokens * head_dim,
         num_heads // num_kv_heads,
-        plan.most_queries,
         plan.window,
         math.log2(math.e) * head_dim**-0.5,
         block_tokens.bit_length() - 1,
-        plan.lse_CKR.shape[2],
+        plan.lses.shape[2],
         HEAD_DIM=head_dim,
         BLOCK_D=power_of_two(head_dim),
         BLOCK_M=tiles.block_m,
@@ -104,7 +103,7 @@ def decode_attention(
 
 if triton is not None:
 
-    @triton.jit(do_not_specialize=[*UNSPECIALISED, "most_queries", "scale_log2"])
+    @triton.jit(do_not_specialize=UNSPECIALISED)
     def _decode_attention_kernel(  # type: ignore[no-untyped-def]
         q_ptr,  # [T, H, D]
         kv_ptr,  # [N, 2, K, B, D]
@@ -124,7 +123,6 @@ if triton is not None:
         value_offset,
         head_stride,
         group,  # G
-        most_queries,
         window,  # a number over every context: none
         scale_log2,
         block_shift,  # log2(B)
@@ -163,7 +161,7 @@ if triton is not None:
         q_head = head * group + row % group
         used = (query < num_queries)[:, None] & (dim < HEAD_DIM)[None, :]
         token = (first_row + query).to(tl.int64)
-        q_at = token * tl.multiple_of(q_stride, 16) + q_head * HEAD_DIM
+        q_at = token * q_stride + q_head * HEAD_DIM
         q = tl.load(q_ptr + q_at[:, None] + dim[None, :], mask=used, other=0.0)
         if UPCAST:
             q = q.to(tl.float32)
@@ -171,7 +169,7 @@ if triton is not None:
         peak = tl.full([BLOCK_M], FLOOR, tl.float32)
         total = tl.zeros([BLOCK_M], tl.float32)
         table_ptr += sequence.to(tl.int64) * table_stride
-        kv_ptr += head * tl.multiple_of(head_stride, 16)
+        kv_ptr += head * head_stride
         page = load_pages(table_ptr, tile, low, context, block_shift, BLOCK_N, GATHER)
         for at in range(tile, end_tile):
             next_page = load_pages(table_ptr, at + 1, low, context, block_shift, BLOCK_N, GATHER)
@@ -183,8 +181,8 @@ if triton is not None:
                 page,
                 position,
                 kv_ptr,
-                tl.multiple_of(value_offset, 16),
-                tl.multiple_of(block_stride, 16),
+                value_offset,
+                block_stride,
                 at,
                 low,
                 context,
@@ -203,7 +201,7 @@ if triton is not None:
             page = next_page
         acc = acc / tl.where(total > 0, total, 1.0)[:, None]
         if num_items == 1:
-            out_at = token * tl.multiple_of(out_stride, 16) + q_head * HEAD_DIM
+            out_at = token * out_stride + q_head * HEAD_DIM
             tl.store(out_ptr + out_at[:, None] + dim[None, :], acc.to(out_ptr.dtype.element_ty), mask=used)
         else:
             slot = (item.to(tl.int64) * tl.num_programs(1) + head) * num_rows + row

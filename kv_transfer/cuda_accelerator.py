@@ -23,8 +23,9 @@ _MAX_CTAS = 8  # of a link's messages, so that the model keeps the GPU
 ABORT_TIMEOUT_S = 15.0  # torch's abort waits for its own watchdog, which may be in the middle of another group
 _WATCHDOG_FACTOR = 3  # torch's deadline over ours, which is to pass first: after its own, messages look completed
 
-
 log = logging.getLogger(__name__)
+
+_unended: list[object] = []  # groups that could not be aborted, and their memory: they may write there for ever
 
 
 class CudaAccelerator:
@@ -110,15 +111,19 @@ class CudaLane:
 def abort_within(group: Any, timeout_s: float, and_then: Callable[[], None] | None = None) -> None:
     """Abort a group; where that hangs, leave it to a thread.
 
+    Where it fails, something may still be under way: the group is kept until the process ends, and ``and_then`` with
+    all that it refers to, so that nothing else is ever put into their memory.
+
     Args:
-        and_then: to be done once nothing of the group is under way any more, however late that is.
+        and_then: to be done once nothing of the group is under way any more, however late that is; never if it fails.
     """
 
     def abort() -> None:
         try:
             group.abort()
         except RuntimeError as error:
-            log.warning("a group could not be aborted: %s", error)
+            log.error("a group could not be aborted, so its memory on the GPU stays taken: %s", error)
+            _unended.append((group, and_then))
             return
         if and_then is not None:
             and_then()

@@ -17,7 +17,8 @@ from functools import partial
 from typing import Any, Self, TypedDict, Unpack
 
 from twinpool.kv_transfer.link import CHUNK_BYTES, LinkError, LinkEvents, Ticket
-from twinpool.kv_transfer.link_thread import LinkThread, ReceiveThread, SendThread, Wire
+from twinpool.kv_transfer.chunk_wire import Wire
+from twinpool.kv_transfer.link_thread import LinkThread, ReceiveThread, SendThread
 from twinpool.model.kv_layout import KVCache
 
 SOURCE, TARGET = 0, 1  # ranks
@@ -65,14 +66,15 @@ class GroupLinks(ABC):
         return links
 
     def listen(self, events: LinkEvents) -> tuple[ReceiveThread, Ticket]:
-        """See Links."""
+        """See Links. What cannot be told at once, that there is no store behind the port, comes by ``on_error``."""
         try:
-            store, port = self._host_store()
-        except (OSError, RuntimeError) as error:
-            raise LinkError(f"cannot listen on {self._host}: {first_line(error)}") from None
+            listener = self._listen()
+        except OSError as error:
+            raise LinkError(f"cannot listen on {self._host}: {error.strerror or error}") from None
+        port: int = listener.getsockname()[1]
         secret = secrets.token_bytes(SECRET_BYTES)
         closing = threading.Event()
-        open_wire = partial(self._meet, [store], secret, TARGET, closing)
+        open_wire = partial(self._host_store, listener, secret, closing)
         link = _Receiver(closing, open_wire, self._cache, events, digest=self._digest, chunk_bytes=self.chunk_bytes)
         return link, Ticket(self._host, port, secret)
 
@@ -94,22 +96,38 @@ class GroupLinks(ABC):
             LinkError: the two must not be joined.
         """
 
-    def _host_store(self) -> tuple[Any, int]:
-        """Begin a store that listens on our interface; given a port alone it would listen on every one."""
-        family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
-        with socket.socket(family, socket.SOCK_STREAM) as listener:
+    def _listen(self) -> socket.socket:
+        """A socket of our interface for a store, which with a port alone would listen on every one."""
+        listener = socket.socket(socket.AF_INET6 if ":" in self._host else socket.AF_INET, socket.SOCK_STREAM)
+        try:
             listener.bind((self._host, 0))
             listener.listen()
+        except OSError:
+            listener.close()
+            raise
+        return listener
+
+    def _host_store(self, listener: socket.socket, secret: bytes, closing: threading.Event) -> Wire:
+        """Make the store where the source comes to, and wait for it there.
+
+        On the link's own thread: torch looks the addresses' names up, which may take seconds.
+        """
+        with listener:
             port: int = listener.getsockname()[1]
-            store = self._distributed.TCPStore(
-                self._host,
-                port,
-                is_master=True,
-                wait_for_workers=False,
-                timeout=timedelta(seconds=self._open_timeout_s),
-                master_listen_fd=listener.detach(),
-            )
-        return store, port
+            try:
+                store = self._distributed.TCPStore(
+                    self._host,
+                    port,
+                    is_master=True,
+                    wait_for_workers=False,
+                    timeout=timedelta(seconds=self._open_timeout_s),
+                    master_listen_fd=listener.detach(),  # the store's, which closes it even where the rest fails
+                )
+            except RuntimeError as error:
+                raise LinkError(f"no store at {self._host}:{port}: {first_line(error)}") from None
+        stores = [store]
+        del store
+        return self._meet(stores, secret, TARGET, closing)
 
     def _dial(self, ticket: Ticket, closing: threading.Event) -> Wire:
         timeout = timedelta(seconds=self._open_timeout_s)
@@ -123,6 +141,8 @@ class GroupLinks(ABC):
 
     def _meet(self, stores: list[Any], secret: bytes, rank: int, closing: threading.Event) -> Wire:
         """Connect to the other rank. Takes the store out of ``stores``, so that it lives no longer than the group."""
+        if closing.is_set():
+            raise LinkError("the link was closed")
         try:
             return self._connect(self._distributed.PrefixStore(secret.hex(), stores.pop()), rank, closing)
         except RuntimeError as error:

@@ -99,11 +99,21 @@ def is_intact(header: Bytes, data: Bytes, announced: ChunkHeader, *, needs_diges
     Raises:
         HeaderError: it is not the chunk that was announced: the ends disagree about the order, and the link is lost.
     """
+    digest = sent_digest(header, announced)
+    return not needs_digest or digest == data_digest(data)
+
+
+def sent_digest(header: Bytes, announced: ChunkHeader) -> bytes:
+    """The digest that a header claims for its bytes.
+
+    Raises:
+        HeaderError: as ``is_intact``.
+    """
     arrived = parse_header(header.tobytes())
     difference = arrived.differs_from(announced)
     if difference:
         raise HeaderError(difference)
-    return not needs_digest or arrived.digest == data_digest(data)
+    return arrived.digest
 
 
 def _check_fields(fields: object) -> ChunkHeader:

@@ -7,15 +7,16 @@ handoffs, leaves to group_links.py how the ends meet, and to an Accelerator what
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, Unpack
 
+from twinpool.kv_transfer.chunk_wire import Cut, Wait
 from twinpool.kv_transfer.cuda_accelerator import ABORT_TIMEOUT_S, abort_within
 from twinpool.kv_transfer.group_links import SOURCE, GroupLinks, GroupOptions, first_line
 from twinpool.kv_transfer.header import Bytes
 from twinpool.kv_transfer.link import LinkError
-from twinpool.kv_transfer.link_thread import NUM_SLOTS, Wait
+from twinpool.kv_transfer.link_thread import NUM_SLOTS
 from twinpool.kv_transfer.staging import Lane, StagingSlot
 from twinpool.model.kv_layout import KVCache
 
@@ -97,6 +98,8 @@ class NcclWire:
     it arrives only if its own message did, and that ran only after all data before it.
     """
 
+    cut: Cut | None = None
+
     def __init__(self, group: OrderedGroup, peer: int, lane: Lane, timeout_s: float, closing: threading.Event) -> None:
         self._group: OrderedGroup | None = group
         self._peer = peer
@@ -105,21 +108,26 @@ class NcclWire:
         self._closing = closing
         self._slots = [StagingSlot(lane) for _ in range(NUM_SLOTS)]
 
-    def send(self, chunk: int, header: Bytes, data: Bytes) -> Wait:
+    def send(self, chunk: int, header: Bytes, parts: Iterable[Bytes]) -> Wait:
         """See Wire."""
+        (data,) = parts
         slot = self._slots[chunk % NUM_SLOTS]
         with self._lane.in_order():
             slot.upload(header, data)
             works = self._post("send", slot.parts(len(header), len(data)))
         return partial(self._wait_sent, works)
 
-    def receive(self, chunk: int, header: Bytes, data: Bytes) -> Wait:
+    def receive(self, chunk: int, header: Bytes, parts: Sequence[Bytes], arrived: Callable[[Bytes], None]) -> Wait:
         """See Wire."""
+        (data,) = parts
         slot = self._slots[chunk % NUM_SLOTS]
         with self._lane.in_order():
             slot.clear_header(len(header), len(data))
             works = self._post("recv", slot.parts(len(header), len(data)))
-        return partial(self._wait_received, works, slot, header, data)
+        return partial(self._wait_received, works, slot, header, data, arrived)
+
+    def cancel(self) -> None:
+        """See Wire. Never asked for: no message here lies in a block."""
 
     def close(self) -> None:
         """See Wire. Aborts the group, which alone ends messages that the other end does not match."""
@@ -140,13 +148,16 @@ class NcclWire:
     def _wait_sent(self, works: list[Work]) -> None:
         self._wait_works(works, time.monotonic() + self._timeout_s)
 
-    def _wait_received(self, works: list[Work], slot: StagingSlot, header: Bytes, data: Bytes) -> None:
+    def _wait_received(
+        self, works: list[Work], slot: StagingSlot, header: Bytes, data: Bytes, arrived: Callable[[Bytes], None]
+    ) -> None:
         deadline_s = time.monotonic() + self._timeout_s
         with self._lane.in_order():
             self._wait_works(works, deadline_s)
             has_landed = slot.start_download(len(header), len(data))
         self._poll(has_landed, deadline_s)
         slot.take(header, data)
+        arrived(data)
 
     def _wait_works(self, works: list[Work], deadline_s: float) -> None:
         for work in works:

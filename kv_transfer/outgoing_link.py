@@ -84,6 +84,7 @@ class OutgoingLink(PairLink):
             kinds = self._ends.kinds
             choices = choose_links(kinds.offer, theirs, kinds.named_by)
             if isinstance(choices, NoLink):
+                self.kind, self.why = "", choices.why
                 self.close(choices.why, tell=False)
                 return
             self._choices.extend(choices)

@@ -61,6 +61,12 @@ def extend_block_hashes(hashes: list[bytes], token_ids: TokenIds, block_tokens: 
         hashes.append(previous)
 
 
+def short_names(hashes: Sequence[bytes]) -> list[int]:
+    """The first 64 bits of each hash, for those who only guess where a block may be (see router/prefix_index.py)."""
+    words: list[int] = np.frombuffer(b"".join(hashes), "<u8")[::2].tolist()
+    return words
+
+
 def _int32_bytes(token_ids: TokenIds) -> bytes:
     try:
         ids = np.asarray(token_ids, dtype=np.int64)

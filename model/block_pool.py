@@ -49,6 +49,7 @@ class BlockPool:
         self._evictable: OrderedDict[int, None] = OrderedDict()  # least recently used first
         self._hash_of: list[bytes | None] = [None] * num_blocks
         self._block_of: dict[bytes, int] = {}
+        self._changes: dict[bytes, bool] | None = None  # whether cached, of hashes that changed; None: nobody asks
 
     @property
     def num_free(self) -> int:
@@ -169,6 +170,25 @@ class BlockPool:
         self._free.extend(self._evictable)
         self._evictable.clear()
 
+    # --- who wants to know what is cached -------------------------------------------------------------------------
+
+    def cached_hashes(self) -> list[bytes]:
+        """All hashes that name a block now; from now on ``take_changes`` tells what changes."""
+        self._changes = {}
+        return list(self._block_of)
+
+    def take_changes(self) -> dict[bytes, bool]:
+        """Hashes that entered the cache (True) or left it since this was last asked; of each the newest word only."""
+        changes = self._changes
+        if not changes:
+            return {}
+        self._changes = {}
+        return changes
+
+    def ignore_changes(self) -> None:
+        """Nobody wants to know any more, until ``cached_hashes`` is called again."""
+        self._changes = None
+
     def check(self) -> None:
         """Recompute what is kept for speed; AssertionError names the first rule that does not hold. O(num_blocks)."""
         for kind in RefKind:
@@ -218,6 +238,8 @@ class BlockPool:
         """The one place where a hash enters the cache."""
         self._hash_of[block_id] = block_hash
         self._block_of[block_hash] = block_id
+        if self._changes is not None:
+            self._changes[block_hash] = True
 
     def _leave(self, block_id: int) -> None:
         """The one place where a hash leaves the cache."""
@@ -225,3 +247,5 @@ class BlockPool:
         assert block_hash is not None
         del self._block_of[block_hash]
         self._hash_of[block_id] = None
+        if self._changes is not None:
+            self._changes[block_hash] = False

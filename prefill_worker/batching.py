@@ -38,17 +38,17 @@ def decide(view: PrefillView, now: float) -> StepPlan:  # noqa: ARG001 - the sig
     chunks: list[Chunk] = []
     wait = Wait.NOTHING
     budget, spare, parked = view.token_budget, view.spare_blocks, view.parked_blocks
-    for row in range(len(view.remaining_tokens)):
+    columns = (view.remaining_tokens.tolist(), view.need_blocks.tolist(), view.may_park.tolist())
+    for row, (remaining, need, may_park) in enumerate(zip(*columns, strict=True)):
         if budget <= 0:
             break
-        need = int(view.need_blocks[row])
         if need:
-            wait = wait or _reason_to_wait(view, row, need, spare, parked)
+            wait = wait or _reason_to_wait(view, need, spare, parked if may_park else 0)
             if wait:
                 continue
             spare -= need
-            parked += need if view.may_park[row] else 0
-        num_tokens = min(budget, int(view.remaining_tokens[row]))
+            parked += need if may_park else 0
+        num_tokens = min(budget, remaining)
         chunks.append(Chunk(row, num_tokens))
         budget -= num_tokens
     return StepPlan(chunks=tuple(chunks), wait=wait)
@@ -70,9 +70,10 @@ def spare_blocks(free_blocks: int, total_blocks: int, promised_blocks: int, demo
     return 0 if demoted_blocks else min(free_blocks, total_blocks - promised_blocks)
 
 
-def _reason_to_wait(view: PrefillView, row: int, need: int, spare: int, parked: int) -> Wait:
+def _reason_to_wait(view: PrefillView, need: int, spare: int, parked: int) -> Wait:
+    """Why a prompt does not start beside ``parked`` blocks, which are none to one that will not be parked."""
     if need > spare:
         return Wait.PREFILL_BLOCKS
-    if view.may_park[row] and parked and parked + need > view.parked_limit:
+    if parked and parked + need > view.parked_limit:
         return Wait.PREFILL_PARKED
     return Wait.NOTHING

@@ -1,10 +1,13 @@
-"""Which columns hold which blocks: one bit mask for each block, so that a chain is looked up for all columns in one walk.
+"""Which columns hold which blocks: a bit mask for each block, so that one walk looks a chain up for all columns.
 
 Knows keys and columns only: neither what a block contains nor which worker a column stands for.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
+from itertools import repeat
 from typing import NamedTuple
+
+Key = Hashable  # of a block: in live clusters a number of 64 bits
 
 _SWEEP_AT_LEAST = 256  # keys that each change looks at while closed columns are wiped
 
@@ -30,14 +33,14 @@ class BlockHolders:
     def __init__(self, max_blocks: int) -> None:
         assert max_blocks > 0
         self._max_blocks = max_blocks
-        self._young: dict[int, int] = {}  # mask by key
-        self._old: dict[int, int] = {}
-        self._aging: list[int] = []  # keys of the old generation, the oldest last; some may have left it
+        self._young: dict[Key, int] = {}  # mask by key
+        self._old: dict[Key, int] = {}
+        self._aging: list[Key] = []  # keys of the old generation, the oldest last; some may have left it
         self._open = 0
         self._free: list[int] = []  # columns, the smallest last
         self._closed = 0  # to be wiped next
         self._wiping = 0  # being wiped
-        self._to_wipe: list[int] = []  # keys that may have bits of these
+        self._to_wipe: list[Key] = []  # keys that may have bits of these
         self.num_columns = 0  # that were ever open; masks are that wide
         self.num_evicted = 0  # blocks given up for want of room, so far
 
@@ -64,7 +67,7 @@ class BlockHolders:
 
     # --- blocks ---------------------------------------------------------------------------------------------------
 
-    def store(self, keys: Sequence[int], column: int) -> None:
+    def store(self, keys: Sequence[Key], column: int) -> None:
         """The column holds these blocks. Idempotent."""
         young, old = self._young, self._old
         last = 1 << column
@@ -84,12 +87,12 @@ class BlockHolders:
             self._evict()
             young, old = self._young, self._old
 
-    def remove(self, keys: Sequence[int], column: int) -> None:
+    def remove(self, keys: Sequence[Key], column: int) -> None:
         """The column holds these blocks no more. Idempotent."""
         self._clear(keys, 1 << column)
         self._wipe(len(keys))
 
-    def _clear(self, keys: Iterable[int], bits: int) -> None:
+    def _clear(self, keys: Iterable[Key], bits: int) -> None:
         kept = ~bits
         for key in keys:
             for generation in (self._young, self._old):
@@ -127,16 +130,22 @@ class BlockHolders:
 
     # --- look-up --------------------------------------------------------------------------------------------------
 
-    def walk(self, chains: Sequence[Sequence[int]]) -> list[Level]:
+    def walk(self, chains: Sequence[Sequence[Key]]) -> list[Level]:
         """Who holds how many leading blocks of a chain: levels of more and more blocks, each within the one before.
 
         With several chains, each names every block in another way, and one name is enough; they end with the shortest.
         What was found counts as matched, and is given up later than what was not.
         """
         levels: list[Level] = []
+        first, *others = chains
+        other_names = zip(*others, strict=False) if others else repeat(())
+        young = self._young
         mask, num_matched = self._open, 0
-        for keys in zip(*chains, strict=False) if len(chains) > 1 else ((key,) for key in chains[0]):
-            held = self._touch(keys, mask)
+        for key, names in zip(first, other_names, strict=False):
+            held = young.get(key) or self._find(key, mask)
+            for name in names:
+                held |= self._find(name, mask)
+            held &= mask
             if held != mask:
                 if num_matched:
                     levels.append(Level(mask, num_matched))
@@ -148,17 +157,15 @@ class BlockHolders:
             levels.append(Level(mask, num_matched))
         return levels
 
-    def _touch(self, keys: Sequence[int], of: int) -> int:
-        """Which of the columns ``of`` hold the block under any of its names."""
-        held = 0
-        for key in keys:
-            mask = self._young.get(key)
-            if mask is None:
-                mask = self._old.get(key, 0)
-                if mask & of:
-                    self._young[key] = self._old.pop(key)
-            held |= mask
-        return held & of
+    def _find(self, key: Key, wanted: int) -> int:
+        """Who holds a block; one that a wanted column holds moves to the young generation."""
+        mask = self._young.get(key)
+        if mask is not None:
+            return mask
+        mask = self._old.get(key, 0)
+        if mask & wanted:
+            self._young[key] = self._old.pop(key)
+        return mask
 
     def check(self) -> None:
         """AssertionError if a rule does not hold. O(blocks)."""

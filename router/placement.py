@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from twinpool.router.candidates import Candidates, Workers, find_candidates
 from twinpool.router.demand import Demand
+from twinpool.router.prefix_aware import prefix_cost
 from twinpool.router.pricing import Prices, price, violation
 from twinpool.router.route import Hold, PlacementSettings, Policy, Reject, Route
 from twinpool.router.views import ClusterView
@@ -33,16 +34,55 @@ def place(demand: Demand, view: ClusterView, settings: PlacementSettings, turn: 
             return _round_robin(view, found, turn)
         case Policy.LEAST_LOADED:
             return _least_loaded(view, found)
+        case Policy.PREFIX_AWARE:
+            by_cost = _Order(prefix_cost(demand, view, settings.overlap_weight))
+            return _pair_or_local(view, found, (by_cost, by_cost, by_cost), "prefix aware")
         case Policy.SLO:
             return _slo(demand, view, found, settings)
         case _:
             assert_never(settings.policy)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Order:
+    """Prefers workers by ``first_by``, then ``by``, the smaller the better; then by id. Arrays [N] over a view."""
+
+    by: NDArray[Any]
+    first_by: NDArray[np.float64] | None = None
+
+    def best(self, workers: Workers) -> np.intp:
+        """The first of these, of which there are some."""
+        if self.first_by is not None:
+            firsts = self.first_by[workers]
+            workers = workers[firsts == firsts[firsts.argmin()]]
+        return workers[self.by[workers].argmin()]
+
+
+def _best_pair(found: Candidates, prefill_by: _Order, decode_by: _Order) -> tuple[np.intp, np.intp] | None:
+    """The best decode worker with the best other prefill worker. None: there are no two different ones."""
+    if not len(found.prefill) or not len(found.decode):
+        return None
+    prefill, decode = prefill_by.best(found.prefill), decode_by.best(found.decode)
+    if prefill != decode:
+        return prefill, decode
+    if len(found.prefill) > 1:
+        return prefill_by.best(found.prefill[found.prefill != decode]), decode
+    if len(found.decode) > 1:
+        return prefill, decode_by.best(found.decode[found.decode != prefill])
+    return None
+
+
 def _round_robin(view: ClusterView, found: Candidates, turn: int) -> Route:
     """Each list in turn, whatever the load."""
-    turned = [np.roll(workers, -turn) for workers in (found.prefill, found.decode, found.local)]
-    return _pair_or_local(view, Candidates(*turned), f"round robin, turn {turn}")
+    prefill, decode, local = (_turned(workers, view, turn) for workers in (found.prefill, found.decode, found.local))
+    return _pair_or_local(view, found, (prefill, decode, local), f"round robin, turn {turn}")
+
+
+def _turned(workers: Workers, view: ClusterView, turn: int) -> _Order:
+    """The order in which they come when a turn takes one from the front to the end."""
+    ranks = np.zeros(len(view.worker_ids), np.int64)
+    ranks[np.roll(workers, -turn)] = np.arange(len(workers))
+    return _Order(ranks)
 
 
 def _least_loaded(view: ClusterView, found: Candidates) -> Route:
@@ -50,30 +90,36 @@ def _least_loaded(view: ClusterView, found: Candidates) -> Route:
     scheduler, ISCA'24, section IV-A); local plans by the sum of both, in tokens."""
     waiting = view.waiting_prefill_tokens
     held = view.peak_blocks + view.reserved_blocks
-    ordered = Candidates(
-        _ordered(found.prefill, waiting),
-        _ordered(found.decode, held),
-        _ordered(found.local, waiting + held * view.block_tokens),
-    )
-    return _pair_or_local(view, ordered, "least loaded")
+    orders = (_Order(waiting), _Order(held), _Order(waiting + held * view.block_tokens))
+    return _pair_or_local(view, found, orders, "least loaded")
 
 
-def _pair_or_local(view: ClusterView, ordered: Candidates, why: str) -> Route:
-    pair = _first_pair(ordered)
+def _pair_or_local(view: ClusterView, found: Candidates, orders: tuple[_Order, _Order, _Order], why: str) -> Route:
+    """A pair where there is one. ``orders`` are of the three fields of `Candidates`."""
+    prefill, decode, local = orders
+    pair = _best_pair(found, prefill, decode)
     if pair is not None:
         return _route(view, *pair, why)
-    if len(ordered.local):
-        return _route(view, ordered.local[0], ordered.local[0], f"{why}, local")
-    return _route(view, ordered.prefill[0], None, why)
+    if len(found.local):
+        worker = local.best(found.local)
+        return _route(view, worker, worker, f"{why}, local")
+    return _route(view, prefill.best(found.prefill), None, why)
 
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
     prefill: np.intp
     decode: np.intp | None
-    misses: float  # by how much of its goals, summed; 0: both met
+    ttft_s: float
+    tpot_s: float
+    late: float  # by how much of each goal it misses; 0: met
+    slow: float
     cost_s: float  # seconds that this request and those already there wait because of the plan
-    why: str
+
+    def describe(self) -> str:
+        met = " and ".join(name for name, missed in (("ttft", self.late), ("tpot", self.slow)) if missed)
+        verdict = f"misses {met} by the least" if met else "meets its goals for the least time"
+        return f"{verdict}: ttft {self.ttft_s:.3g} s, tpot {self.tpot_s:.3g} s, cost {self.cost_s:.3g} s"
 
 
 def _slo(demand: Demand, view: ClusterView, found: Candidates, settings: PlacementSettings) -> Route:
@@ -85,62 +131,48 @@ def _slo(demand: Demand, view: ClusterView, found: Candidates, settings: Placeme
     """
     prices = price(demand, view, settings.latency, settings.latencies)
     late = violation(prices.ttft_s, demand.goal.ttft_s)
-    slow = violation(prices.tpot_s, demand.goal.tpot_s)
-    prefill = _ordered(found.prefill, prices.prefill_cost_s, first_by=late)
-    exposed_tpot_s = prices.exposed_tpot_s[prefill[0]] if len(prefill) else 0.0
-    slow_with_handoff = violation(prices.tpot_s + exposed_tpot_s, demand.goal.tpot_s)
-    spare = view.total_blocks - view.peak_blocks - view.reserved_blocks
-    ordered = Candidates(
-        prefill,
-        _ordered(found.decode, spare, first_by=slow_with_handoff),
-        _ordered(found.local, prices.prefill_cost_s, first_by=late + slow),
-    )
+    by_ttft = _Order(prices.prefill_cost_s, first_by=late)
     plans = []
-    pair = _first_pair(ordered)
-    if pair is not None:
-        plans.append(_plan_pair(demand, prices, *pair))
-    if len(ordered.local):
-        plans.append(_plan_alone(demand, prices, ordered.local[0], decodes=True))
+    if len(found.prefill) and len(found.decode):
+        exposed_tpot_s = prices.exposed_tpot_s[by_ttft.best(found.prefill)]
+        slow = violation(prices.tpot_s + exposed_tpot_s, demand.goal.tpot_s)
+        spare = view.total_blocks - view.peak_blocks - view.reserved_blocks
+        pair = _best_pair(found, by_ttft, _Order(spare, first_by=slow))
+        if pair is not None:
+            plans.append(_plan_pair(demand, prices, *pair))
+    if len(found.local):
+        by_both = _Order(prices.prefill_cost_s, first_by=late + violation(prices.tpot_s, demand.goal.tpot_s))
+        plans.append(_plan_alone(demand, prices, by_both.best(found.local), decodes=True))
     if not plans:
-        plans.append(_plan_alone(demand, prices, ordered.prefill[0], decodes=False))
-    best = min(plans, key=lambda plan: (plan.misses, plan.cost_s))
-    return _route(view, best.prefill, best.decode, best.why)
+        plans.append(_plan_alone(demand, prices, by_ttft.best(found.prefill), decodes=False))
+    best = min(plans, key=lambda plan: (plan.late + plan.slow, plan.cost_s))
+    return _route(view, best.prefill, best.decode, best.describe())
 
 
 def _plan_pair(demand: Demand, prices: Prices, prefill: np.intp, decode: np.intp) -> _Plan:
     ttft_s, tpot_s = prices.ttft_s[prefill], prices.tpot_s[decode] + prices.exposed_tpot_s[prefill]
     cost_s = prices.prefill_cost_s[prefill] + prices.exposed_s[prefill]
-    return _Plan(prefill, decode, *_judged(demand, ttft_s, tpot_s, cost_s))
+    return _judged(demand, prefill, decode, ttft_s, tpot_s, cost_s)
 
 
 def _plan_alone(demand: Demand, prices: Prices, worker: np.intp, *, decodes: bool) -> _Plan:
     tpot_s = prices.tpot_s[worker] if decodes else np.float64(0)
-    judged = _judged(demand, prices.ttft_s[worker], tpot_s, prices.prefill_cost_s[worker])
-    return _Plan(worker, worker if decodes else None, *judged)
+    cost_s = prices.prefill_cost_s[worker]
+    return _judged(demand, worker, worker if decodes else None, prices.ttft_s[worker], tpot_s, cost_s)
 
 
-def _judged(demand: Demand, ttft_s: np.float64, tpot_s: np.float64, cost_s: np.float64) -> tuple[float, float, str]:
-    """(misses, cost, in words)."""
-    late, slow = float(violation(ttft_s, demand.goal.ttft_s)), float(violation(tpot_s, demand.goal.tpot_s))
-    met = " and ".join(name for name, missed in (("ttft", late), ("tpot", slow)) if missed)
-    verdict = f"misses {met} by the least" if met else "meets its goals for the least time"
-    return late + slow, float(cost_s), f"{verdict}: ttft {ttft_s:.3g} s, tpot {tpot_s:.3g} s, cost {cost_s:.3g} s"
+def _judged(
+    demand: Demand,
+    prefill: np.intp,
+    decode: np.intp | None,
+    ttft_s: np.float64,
+    tpot_s: np.float64,
+    cost_s: np.float64,
+) -> _Plan:
+    late = max(0.0, float(ttft_s) / demand.goal.ttft_s - 1.0)  # `violation`, of a number
+    slow = max(0.0, float(tpot_s) / demand.goal.tpot_s - 1.0)
+    return _Plan(prefill, decode, float(ttft_s), float(tpot_s), late, slow, float(cost_s))
 
 
 def _route(view: ClusterView, prefill: np.intp, decode: np.intp | None, why: str) -> Route:
     return Route(view.worker_ids[prefill], None if decode is None else view.worker_ids[decode], why)
-
-
-def _ordered(workers: Workers, by: NDArray[Any], first_by: NDArray[np.float64] | None = None) -> Workers:
-    """``workers`` by ``first_by``, then ``by``, then id."""
-    keys = (by[workers],) if first_by is None else (by[workers], first_by[workers])
-    return workers[np.lexsort(keys)]
-
-
-def _first_pair(ordered: Candidates) -> tuple[np.intp, np.intp] | None:
-    """The best decode worker with the best other prefill worker; two of each suffice, as they can collide once only."""
-    for decode in ordered.decode[:2]:
-        for prefill in ordered.prefill[:2]:
-            if prefill != decode:
-                return prefill, decode
-    return None

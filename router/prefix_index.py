@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from twinpool.router.block_holders import BlockHolders, Level
+from twinpool.router.block_holders import BlockHolders, Key, Level
 
 MAX_BLOCKS = 2_000_000  # of all workers together; about 90 bytes each
 
@@ -25,11 +25,11 @@ class Resync:
 
 @dataclass(slots=True)
 class _Source:
-    """One worker's column, and how far its word has been heard."""
+    """One worker's column, and how far its word was heard."""
 
     column: int
-    sequence: int = 0  # of the last message that was understood
-    is_known: bool = False  # all messages since its last full list have come
+    sequence: int = 0  # of the last message
+    is_known: bool = False  # a full list has come, and all messages since
 
 
 class PrefixIndex:
@@ -44,7 +44,7 @@ class PrefixIndex:
         self._sources: dict[str, _Source] = {}
         self._asked_for: tuple[str, ...] = ()  # the workers of the last look-up,
         self._columns: NDArray[np.intp] | None = None  # and their columns; None: one has changed
-        self.num_gaps = 0  # times that a worker's part had to be forgotten because a message was missing
+        self.num_gaps = 0  # times that messages were missing
 
     @property
     def num_blocks(self) -> int:
@@ -73,43 +73,43 @@ class PrefixIndex:
             self._columns = None
 
     def apply(
-        self, worker_id: str, sequence: int, stored: Sequence[int], removed: Sequence[int], *, cleared: bool = False
+        self, worker_id: str, sequence: int, stored: Sequence[Key], removed: Sequence[Key], *, cleared: bool = False
     ) -> Resync | None:
         """Take a worker's word on its cache: ``removed`` first, then ``stored``; a block is in one of them at most.
 
         Messages of one worker are numbered one after another. With ``cleared`` it holds nothing but what this message
         and the next ones tell, whatever was missed before; so begins a full list.
 
-        Returns a Resync when a message is missing. Until the full list comes, which is asked for once, the worker
-        counts as empty. Words of a worker that has not joined are ignored.
+        Returns a Resync when messages are missing just before this one. Until the full list comes the worker counts as
+        empty. Words of a worker that has not joined are ignored.
         """
         source = self._sources.get(worker_id)
         if source is None:
             return None
-        if cleared:
-            self._renew(source, sequence)
-        elif not source.is_known:
-            return None
-        elif sequence != source.sequence + 1:
-            self.num_gaps += 1
-            self._renew(source, 0)
-            source.is_known = False
-            return Resync(worker_id)
+        is_missing = not cleared and sequence != source.sequence + 1
         source.sequence = sequence
+        if cleared or (is_missing and source.is_known):
+            self._empty(source)
+        source.is_known = cleared or (source.is_known and not is_missing)
+        if is_missing:
+            self.num_gaps += 1
+            return Resync(worker_id)
+        if not source.is_known:
+            return None
         if removed:
             self._holders.remove(removed, source.column)
         if stored:
             self._holders.store(stored, source.column)
         return None
 
-    def _renew(self, source: _Source, sequence: int) -> None:
+    def _empty(self, source: _Source) -> None:
         self._holders.close(source.column)
-        source.column, source.sequence, source.is_known = self._holders.open(), sequence, True
+        source.column = self._holders.open()
         self._columns = None
 
     # --- look-up --------------------------------------------------------------------------------------------------
 
-    def matched(self, chains: Sequence[Sequence[int]], worker_ids: tuple[str, ...]) -> NDArray[np.int64]:
+    def matched(self, chains: Sequence[Sequence[Key]], worker_ids: tuple[str, ...]) -> NDArray[np.int64]:
         """How many leading blocks of a prompt each of N workers holds, [N]; 0 for those that are not known.
 
         Args:

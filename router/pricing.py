@@ -47,8 +47,8 @@ def price(
 ) -> Prices:
     """Predict TTFT, TPOT and the damage to others, on every worker.
 
-    TTFT: the steps of the prompts waiting there and this one, with the sequences that decode beside them. The first
-    token leaves the prefill worker, so the exposed part of the transfer delays the second token: it counts for TPOT.
+    TTFT: the steps of the prompts waiting there and of what this one has not cached there, with the sequences that
+    decode beside them. The first token leaves the prefill worker, so the exposed part of the transfer delays the second token: it counts for TPOT.
     TPOT: a step after this request and all reservations joined, and its share of the prefills waiting there.
 
     Args:
@@ -57,12 +57,37 @@ def price(
     """
     models = [latencies.get(kind, latency) for kind in view.kinds]
     if all(model is models[0] for model in models):
-        return Prices(*_price_kind(demand, _loads(view, slice(None)), models[0] if models else latency))
+        everyone = slice(None)
+        return Prices(
+            *_price_kind(demand, _own(demand, everyone), _loads(view, everyone), models[0] if models else latency)
+        )
     found = np.empty((5, len(view.worker_ids)), np.float64)
     for index, model in enumerate(models):
         of_kind = np.flatnonzero(view.kind == index)
-        found[:, of_kind] = _price_kind(demand, _loads(view, of_kind), model)
+        found[:, of_kind] = _price_kind(demand, _own(demand, of_kind), _loads(view, of_kind), model)
     return Prices(*found)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Own:
+    """What this request's prefill computes: alike on all workers, or [K] where they have cached different parts."""
+
+    tokens: float | Seconds
+    squares: float | Seconds
+    seconds: float | Seconds  # of its steps, if nothing were beside them
+
+
+def _own(demand: Demand, workers: slice | NDArray[np.intp], latency: LatencyModel) -> _Own:
+    num_tokens = float(demand.num_tokens)
+    squares = num_tokens**2
+    if demand.cached_tokens is None:
+        num_steps = max(1, math.ceil(num_tokens / latency.chunk_tokens))
+        step_s = latency.steps.seconds(num_tokens / num_steps, squares / num_steps, 0.0, 0.0)
+        return _Own(num_tokens, squares, num_steps * step_s)
+    cached = demand.cached_tokens[workers].astype(np.float64)
+    tokens, new_squares, nothing = num_tokens - cached, squares - cached**2, np.zeros_like(cached)
+    steps = np.maximum(1, np.ceil(tokens / latency.chunk_tokens))
+    return _Own(tokens, new_squares, steps * latency.steps.seconds(tokens / steps, new_squares / steps, nothing, nothing))
 
 
 def _loads(view: ClusterView, workers: slice | NDArray[np.intp]) -> _Loads:
@@ -78,26 +103,24 @@ def _loads(view: ClusterView, workers: slice | NDArray[np.intp]) -> _Loads:
 
 
 def _price_kind(
-    demand: Demand, loads: _Loads, latency: LatencyModel
+    demand: Demand, own: _Own, loads: _Loads, latency: LatencyModel
 ) -> tuple[Seconds, Seconds, Seconds, Seconds, Seconds]:
     """The fields of `Prices` for workers of one kind."""
-    own_tokens, own_squares = float(demand.num_tokens), float(demand.num_tokens) ** 2
-    queue_s, waiting_s, step_s = _queue_times(own_tokens, own_squares, loads, latency)
-    own_steps = max(1, math.ceil(own_tokens / latency.chunk_tokens))
-    own_s = own_steps * latency.steps.seconds(own_tokens / own_steps, own_squares / own_steps, 0.0, 0.0)
+    queue_s, waiting_s, step_s = _queue_times(own, demand.num_tokens, loads, latency)
     ttft_s = demand.age_s + queue_s
     later_tokens = max(1, demand.max_new_tokens - 1)
-    exposed_s = np.full_like(ttft_s, _exposed_s(demand.num_tokens, own_s, latency))
+    exposed_s = np.empty_like(ttft_s)
+    exposed_s[:] = _exposed_s(demand.num_tokens, own.seconds, latency)
     return (
         ttft_s,
-        ttft_s + loads.running * own_s,
+        ttft_s + loads.running * own.seconds,
         step_s + waiting_s / later_tokens,
         exposed_s,
         exposed_s / later_tokens,
     )
 
 
-def _queue_times(own_tokens: float, own_squares: float, loads: _Loads, latency: LatencyModel) -> Seconds:
+def _queue_times(own: _Own, num_tokens: int, loads: _Loads, latency: LatencyModel) -> Seconds:
     """[3, K]: of the steps that prefill what waits and this request, beside what decodes there; of the waiting prompts'
     steps alone; of one step that decodes all who will have joined.
 
@@ -108,9 +131,9 @@ def _queue_times(own_tokens: float, own_squares: float, loads: _Loads, latency: 
     work = np.zeros((4, 3, len(loads.running)))  # what the form takes, of each of the three
     work[:, 0] = loads.waiting_tokens, waiting_squares, loads.context_tokens, loads.running
     work[:2, 1] = work[:2, 0]
-    work[0, 0] += own_tokens
-    work[1, 0] += own_squares
-    work[2, 2] = loads.context_tokens + loads.reserved_tokens + own_tokens
+    work[0, 0] += own.tokens
+    work[1, 0] += own.squares
+    work[2, 2] = loads.context_tokens + loads.reserved_tokens + num_tokens
     work[3, 2] = loads.running + loads.reservations + 1
     num_steps = np.maximum(1, np.ceil(work[0] / latency.chunk_tokens))
     work[:2] /= num_steps
@@ -118,10 +141,12 @@ def _queue_times(own_tokens: float, own_squares: float, loads: _Loads, latency: 
     return times_s
 
 
-def _exposed_s(num_tokens: int, prefill_s: float, latency: LatencyModel) -> float:
+def _exposed_s(num_tokens: int, prefill_s: float | Seconds, latency: LatencyModel) -> float | Seconds:
     """The part of the transfer that computing cannot hide: what the link falls behind by, at least the last chunk."""
     wire_s = latency.link.seconds(float(num_tokens * latency.kv_token_bytes))
     last_s = latency.link.seconds(float(min(num_tokens, latency.chunk_tokens) * latency.kv_token_bytes))
+    if isinstance(prefill_s, np.ndarray):
+        return np.maximum(last_s, wire_s - prefill_s)
     return max(last_s, wire_s - prefill_s)
 
 

@@ -13,7 +13,13 @@ from twinpool.router.estimate import LatencyModel
 class Policy(StrEnum):
     ROUND_ROBIN = "round_robin"
     LEAST_LOADED = "least_loaded"
+    PREFIX_AWARE = "prefix_aware"
     SLO = "slo"
+
+    @property
+    def uses_prefixes(self) -> bool:
+        """Whether it looks at what workers have cached, so that they have to be asked."""
+        return self in (Policy.PREFIX_AWARE, Policy.SLO)
 
 
 class Disaggregate(StrEnum):
@@ -60,6 +66,7 @@ class Route:
     prefill: str
     decode: str | None
     why: str
+    cached_tokens: int = 0  # of those to prefill, what the prefill worker is thought to hold already
 
     @property
     def is_disaggregated(self) -> bool:
@@ -96,4 +103,5 @@ class PlacementSettings:
     latencies: Mapping[str, LatencyModel] = field(default_factory=dict)  # by WorkerView.kind
     mixed_pool: bool = False  # lend workers of the other role where one role is full (see mixed_pool.py)
     max_waiting_prefill_tokens: int = 32_768  # per worker; what is beyond waits in the router and can still choose
+    overlap_weight: float = 1.0  # of prefix_aware: a block to compute or to send, against one that a worker keeps
     stale_s: float = 5.0  # a decoding worker silent for longer is used only when no other will do

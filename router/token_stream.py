@@ -57,9 +57,10 @@ class TokenStream:
         and ``logprobs``, as many as tokens or none, with them.
         """
         first = len(self._token_ids)
-        if index == first and not self._early and first + len(token_ids) < self._max_tokens:
+        if index == first and not self._early and (last := first + len(token_ids)) <= self._max_tokens:
             self._token_ids.extend(token_ids)  # as nearly always: nothing to put in order, and nothing to cut
-            return Taken(token_ids, finish_reason, logprobs)
+            is_full = last == self._max_tokens
+            return Taken(token_ids, finish_reason or (FinishReason.LENGTH if is_full else None), logprobs)
         finish, fresh = None, list[TokenLogprobs]()
         self._early.append(_Piece(index, token_ids, finish_reason, logprobs))
         self._early.sort(key=lambda piece: piece.index)

@@ -202,11 +202,14 @@ class ViewTable:
         self._rows: dict[str, _Row] = {}
         self._is_stale = True  # who is there has changed: all arrays are made anew when next asked for
         self._column: dict[str, int] = {}
+        self._changed: set[str] = set()  # workers whose columns of the counts are to be made anew
+        self._frozen: NDArray[np.int64] | None = None  # the counts that the last snapshot has
+        self.version = 0  # grows with every change but signs of life
 
     def join(self, worker: WorkerView, now: float) -> None:
         """A worker said hello. An earlier incarnation of the same id is forgotten, with all orders sent to it."""
         self._rows[worker.worker_id] = _Row(worker, worker.load, now)
-        self._is_stale = True
+        self._outdate()
 
     def update(self, worker_id: str, load: WorkerLoad, now: float) -> None:
         """Take a worker's word on its load; one that is not newer than the last only counts as a sign of life.
@@ -218,9 +221,9 @@ class ViewTable:
         if row.worker.state == WorkerState.LOST:
             return
         row.heard_at = now
+        if not self._is_stale:
+            self._heard_at[self._column[worker_id]] = now
         if load.version <= row.load.version:
-            if not self._is_stale:
-                self._heard_at[self._column[worker_id]] = now
             return
         row.load = load
         if row.orders:
@@ -239,7 +242,7 @@ class ViewTable:
         """The worker takes other work from now on; what it has goes on."""
         row = self._rows[worker_id]
         row.worker = replace(row.worker, role=role)
-        self._is_stale = True
+        self._outdate()
 
     def lost(self, worker_id: str) -> None:
         """The worker is gone, and all its work with it. Idempotent."""
@@ -278,12 +281,13 @@ class ViewTable:
 
     def snapshot(self, now: float) -> ClusterView:
         """Freeze what is known, own orders in flight included; later changes of the table do not show in it."""
-        if self._is_stale:
-            self._rebuild()
-        counts = self._counts.copy()
+        if self._is_stale or self._changed or self._frozen is None:
+            self._bring_up_to_date()
+            self._frozen = self._counts.copy()
+            self._frozen.flags.writeable = False
         age_s = now - self._heard_at
-        counts.flags.writeable = age_s.flags.writeable = False
-        return ClusterView(self._roster, age_s, counts)
+        age_s.flags.writeable = False
+        return ClusterView(self._roster, age_s, self._frozen)
 
     def check(self) -> None:
         """Recompute every array from the rows; AssertionError if one differs."""
@@ -292,6 +296,7 @@ class ViewTable:
         fresh._rebuild()
         if self._is_stale:
             return
+        self._bring_up_to_date()
         assert fresh._roster.worker_ids == self._roster.worker_ids
         assert np.array_equal(fresh._roster.is_ready, self._roster.is_ready)
         assert np.array_equal(fresh._counts, self._counts)
@@ -300,14 +305,23 @@ class ViewTable:
     def _set_state(self, worker_id: str, state: WorkerState) -> None:
         row = self._rows[worker_id]
         row.worker = replace(row.worker, state=state)
+        self._outdate()
+
+    def _outdate(self) -> None:
         self._is_stale = True
+        self.version += 1
 
     def _refresh(self, worker_id: str) -> None:
+        self._changed.add(worker_id)
+        self.version += 1
+
+    def _bring_up_to_date(self) -> None:
+        """Make what has changed since the last snapshot anew: many changes come between two of them."""
         if self._is_stale:
-            return
-        column, row = self._column[worker_id], self._rows[worker_id]
-        self._counts[:, column] = _counted(row)
-        self._heard_at[column] = row.heard_at
+            self._rebuild()
+        for worker_id in self._changed:
+            self._counts[:, self._column[worker_id]] = _counted(self._rows[worker_id])
+        self._changed.clear()
 
     def _rebuild(self) -> None:
         """Make all arrays anew. Those that snapshots share are replaced here and never written to."""
@@ -317,6 +331,7 @@ class ViewTable:
         self._counts = np.array([_counted(row) for row in rows], np.int64).reshape(len(rows), len(_COUNTS)).T.copy()
         self._heard_at = np.array([row.heard_at for row in rows], np.float64)
         self._is_stale = False
+        self._changed.clear()
 
 
 def _roster(workers: Sequence[WorkerView]) -> Roster:

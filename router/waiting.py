@@ -3,16 +3,17 @@
 Sends nothing and knows no client: what was placed is returned. Order, bounds and places are decided elsewhere here.
 """
 
+from bisect import bisect_left
 from dataclasses import dataclass, replace
 
 from twinpool.core.errors import InvalidRequest, TwinpoolError
 from twinpool.core.messages import Request
 from twinpool.router.admission import AdmissionSettings, Held, HeldQueue, Refused, admit
-from twinpool.router.demand import Demand
+from twinpool.router.demand import CachedTokens, Demand
 from twinpool.router.placement import place
 from twinpool.router.refusals import expiry, refusal
 from twinpool.router.route import Hold, HoldReason, PlacementSettings, Reject, Route
-from twinpool.router.views import ViewTable
+from twinpool.router.views import ClusterView, ViewTable
 
 MAX_HOLD_S = 120.0
 
@@ -27,21 +28,34 @@ class Placing:
     avoid: frozenset[str] = frozenset()
     parked_on: str | None = None
 
+    def age_s(self, now: float) -> float:
+        """Of the request at this moment."""
+        return max(0.0, now - self.arrived_s)
+
     def request_at(self, now: float) -> Request:
         """The request, of its age at this moment."""
-        return replace(self.request, age_s=max(0.0, now - self.arrived_s))
+        return replace(self.request, age_s=self.age_s(now))
 
 
 class WaitingRoom:
     """Owns the attempts that wait, at most one for each request. Workers are as ``table`` says."""
 
-    def __init__(self, table: ViewTable, placement: PlacementSettings, admission: AdmissionSettings) -> None:
+    def __init__(
+        self,
+        table: ViewTable,
+        placement: PlacementSettings,
+        admission: AdmissionSettings,
+        cached_tokens: CachedTokens | None = None,
+    ) -> None:
+        """``cached_tokens``: what the workers have of a request; None: nobody knows."""
         self._table = table
         self._placement = placement
         self._admission = admission
+        self._cached_tokens = cached_tokens
         self._queue = HeldQueue()
         self._placings: dict[str, Placing] = {}
         self._held_for: dict[str, HoldReason] = {}
+        self._last_held: tuple[Placing | None, int] = (None, 0)  # and the table's version then
         self._turn = 0
 
     def __len__(self) -> int:
@@ -86,15 +100,34 @@ class WaitingRoom:
 
     def place(self, placing: Placing, now: float) -> Route | Reject | None:
         """Where one of those that wait goes now; it waits no longer then. None: it has to wait."""
+        held_placing, held_version = self._last_held
+        if placing is held_placing and self._table.version == held_version:
+            return None  # what it was held for has not changed: whether there is room does not depend on time
         request_id = placing.request.request_id
-        demand = Demand.of(placing.request_at(now), avoid=placing.avoid, parked_on=placing.parked_on)
-        decision = place(demand, self._table.snapshot(now), self._placement, self._turn)
+        view = self._table.snapshot(now)
+        demand = self._demand(placing, view, now)
+        decision = place(demand, view, self._placement, self._turn)
         if isinstance(decision, Hold):
             self._held_for[request_id] = decision.reason
+            self._last_held = (placing, self._table.version)
             return None
         self.take(request_id)
-        self._turn += isinstance(decision, Route)
+        if isinstance(decision, Route):
+            self._turn += 1
+            if demand.cached_tokens is not None:
+                prefill = bisect_left(view.worker_ids, decision.prefill)
+                return replace(decision, cached_tokens=int(demand.cached_tokens[prefill]))
         return decision
+
+    def _demand(self, placing: Placing, view: ClusterView, now: float) -> Demand:
+        request = placing.request
+        return Demand.of(
+            request,
+            avoid=placing.avoid,
+            parked_on=placing.parked_on,
+            age_s=placing.age_s(now),
+            cached_tokens=None if self._cached_tokens is None else self._cached_tokens(request, view.worker_ids),
+        )
 
     def reason(self, placing: Placing) -> HoldReason | None:
         """Why it could not be placed when it was last tried. None: it was not tried."""

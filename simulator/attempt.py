@@ -4,7 +4,7 @@ Knows no worker's state. What a real model would find out as it goes, the length
 world alone: policies are shown limits and the lengths of answers that have ended.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from twinpool.core.messages import Request
@@ -31,25 +31,18 @@ class Attempt:
     names: tuple[Name, ...]  # of the pieces of its prompt that may be shared
     piece_tokens: int  # of each of them
 
-    @property
-    def age_order(self) -> tuple[int, float, str]:
-        """First come, first served within a priority; ties by id."""
-        return (self.request.priority, self.arrival_s, self.request.request_id)
+    # What follows from these is asked for many times.
+    age_order: tuple[int, float, str] = field(init=False)  # first come, first served within a priority; ties by id
+    num_tokens: int = field(init=False)  # to prefill: the prompt, and what earlier attempts said
+    first_index: int = field(init=False)  # of the token that its prefill samples
+    final_context: int = field(init=False)  # tokens with KV when the answer is complete; the last one never has any
 
-    @property
-    def num_tokens(self) -> int:
-        """To prefill: the prompt, and what earlier attempts said."""
-        return len(self.request.token_ids)
-
-    @property
-    def first_index(self) -> int:
-        """Of the token that its prefill samples."""
-        return self.request.num_emitted
-
-    @property
-    def final_context(self) -> int:
-        """Tokens whose KV exists when the answer is complete; the last token sampled is never written."""
-        return self.request.num_prompt_tokens + self.output_tokens - 1
+    def __post_init__(self) -> None:
+        request = self.request
+        self.age_order = (request.priority, self.arrival_s, request.request_id)
+        self.num_tokens = len(request.token_ids)
+        self.first_index = request.num_emitted
+        self.final_context = request.num_prompt_tokens + self.output_tokens - 1
 
     def pieces_in(self, num_tokens: int) -> int:
         """How many of its pieces lie whole within its first ``num_tokens``."""

@@ -36,6 +36,7 @@ class Row:
     holding: Holding = field(default_factory=Holding)
     cached_tokens: int = 0
     holds_blocks: bool = False
+    num_settled: int = 0  # blocks that it was given while it decoded, and that its holding knows of
 
 
 class DecodeRows:
@@ -228,15 +229,26 @@ class DecodeRows:
 
     def _hold(self, indices: NDArray[np.intp], num_more: int) -> None:
         """Give these rows blocks for so many more tokens each than they have stored."""
-        lacks = (self._columns(indices)[ROOM] < num_more).nonzero()[0]
-        if not len(lacks):
+        columns, size = self._rows.columns, self._block_tokens
+        room = columns[ROOM]
+        if len(indices) < len(room):
+            room = room[indices]
+        if room[room.argmin()] >= num_more:
             return
-        places, columns = indices[lacks], self._rows.columns
-        new = (num_more - columns[ROOM, places] + (self._block_tokens - 1)) // self._block_tokens
-        columns[Column.HELD, places] += new
-        columns[ROOM, places] += new * self._block_tokens
-        for place, count in zip(places.tolist(), new.tolist(), strict=True):
-            self._pool.take(self._rows[place].holding, count)
+        new = np.maximum((num_more + (size - 1) - room) // size, 0)
+        if len(new) == columns.shape[1]:
+            columns[Column.HELD] += new
+            columns[ROOM] += new * size
+        else:
+            columns[Column.HELD, indices] += new
+            columns[ROOM, indices] += new * size
+        self._pool.draw(int(new.sum()))
+
+    def _settle(self, row: Row, place: int) -> None:
+        """Count what a row was given while it decoded to its holding, too: when somebody asks, as that is seldom."""
+        granted = -(-row.attempt.num_tokens // self._block_tokens)
+        row.holding.blocks += int(self._rows.columns[Column.HELD, place]) - granted - row.num_settled
+        row.num_settled = int(self._rows.columns[Column.HELD, place]) - granted
 
     def stepped(self, indices: NDArray[np.intp], num_steps: int) -> None:
         """So many decode steps of these rows have run: they hold more."""
@@ -283,8 +295,9 @@ class DecodeRows:
             self._wanted.remove(row)
             self._changed(rows=False, wanted=True)
             return
-        self._pool.release(row.holding)
         place, columns = self._rows.index(row), self._rows.columns
+        self._settle(row, place)
+        self._pool.release(row.holding)
         context = int(columns[Column.CONTEXT, place])
         self._context_tokens -= context
         if columns[Column.IS_READY, place]:
@@ -299,6 +312,8 @@ class DecodeRows:
 
     def holdings(self) -> list[Holding]:
         """For checks."""
+        for place, row in enumerate(self._rows):
+            self._settle(row, place)
         return [row.holding for row in self._rows]
 
 

@@ -24,7 +24,7 @@ class Card:
 class Flow:
     """Bytes on their way from one card to another; ``done`` is called when all have arrived. More may be added."""
 
-    __slots__ = ("_done", "_left_bytes", "_rate", "_source", "_target", "_timer", "_updated_s", "_world")
+    __slots__ = ("_done", "_ends_s", "_left_bytes", "_rate", "_source", "_target", "_timer", "_updated_s", "_world")
 
     def __init__(self, world: World, source: Card, target: Card, num_bytes: float, done: Callable[[], None]) -> None:
         self._world = world
@@ -34,6 +34,7 @@ class Flow:
         self._done = done
         self._rate = 0.0
         self._updated_s = world.now
+        self._ends_s = world.now
         self._timer: Timer | None = None
         source.outgoing[self] = target.incoming[self] = None
         self._share_anew()
@@ -76,11 +77,18 @@ class Flow:
         self._updated_s = self._world.now
 
     def _set_timer(self) -> None:
+        """A timer that is too early stays, and is set anew when it is due: most ends are put off several times."""
+        self._ends_s = self._world.now + max(0.0, self._left_bytes) / self._rate
         if self._timer is not None:
+            if self._timer.when <= self._ends_s:
+                return
             self._timer.cancel()
-        self._timer = self._world.after(max(0.0, self._left_bytes) / self._rate, self._end)
+        self._timer = self._world.at(self._ends_s, self._end)
 
     def _end(self) -> None:
+        if self._ends_s > self._world.now:
+            self._timer = self._world.at(self._ends_s, self._end)
+            return
         self._settle()
         assert self._left_bytes < _ONE_BYTE
         self._leave()

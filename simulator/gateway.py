@@ -69,6 +69,7 @@ class SimulatedGateway:
         self._waiting = WaitingRoom(self.table, scenario.placement, scenario.admission)
         self._flights: dict[str, Flight] = {}
         self._tick: Timer | None = None
+        self._lent: set[str] = set()  # workers, to the mixed pool
 
     @property
     def num_held(self) -> int:
@@ -128,6 +129,7 @@ class SimulatedGateway:
         if move is None:
             return False
         self.table.set_role(move.worker_id, move.role)
+        self._lent.add(move.worker_id)
         return True
 
     def _dispatch(self, placing: Placing, route: Route) -> None:
@@ -197,7 +199,8 @@ class SimulatedGateway:
         """A worker's message."""
         if news.load is not None:
             self.table.update(worker_id, news.load, self._world.now)
-            self._maybe_return(worker_id)
+            if worker_id in self._lent and not news.load.running:  # one that decodes is busy for sure
+                self._maybe_return(worker_id)
         for first in news.firsts:
             if first.attempt.gateway == self._number:
                 self._take_first(first)
@@ -217,8 +220,9 @@ class SimulatedGateway:
     def _maybe_return(self, worker_id: str) -> None:
         """A worker that was lent to the mixed pool goes home when it has nothing to do."""
         home = self._scenario.workers[self._places[worker_id]].role
-        if self._scenario.placement.mixed_pool and may_return(self.table.worker(worker_id), home):
+        if may_return(self.table.worker(worker_id), home):
             self.table.set_role(worker_id, home)
+            self._lent.discard(worker_id)
 
     def _take_first(self, first: FirstToken) -> None:
         request = first.attempt.request
@@ -351,7 +355,7 @@ def _request(index: int, offered: TraceRequest, goals: GoalClass) -> Request:
     )
 
 
-@lru_cache(maxsize=8192)
+@lru_cache(maxsize=1024)
 def _zeros(num_tokens: int) -> tuple[int, ...]:
     """Tokens whose values nobody looks at; shared, as a million prompts of a thousand would fill the memory."""
     return (0,) * num_tokens

@@ -31,6 +31,7 @@ class CountedPool:
         self._unused = num_blocks  # neither held nor cached
         self._references: dict[Name, int] = {}  # of each cached piece
         self._evictable: OrderedDict[Name, None] = OrderedDict()  # without references, least recently used first
+        self._changes: dict[Name, bool] | None = None  # whether cached, of pieces that changed; None: nobody asks
 
     @property
     def num_free(self) -> int:
@@ -43,13 +44,19 @@ class CountedPool:
 
     def take(self, holding: Holding, num_blocks: int) -> None:
         """Give a sequence blocks of its own; evicts what is cached when there are no unused ones."""
+        self.draw(num_blocks)
+        holding.blocks += num_blocks
+
+    def draw(self, num_blocks: int) -> None:
+        """As ``take``, for several sequences at once: the caller adds what each got to its holding, in time to release it."""
         assert num_blocks <= self.num_free, f"{num_blocks} blocks wanted, {self.num_free} free"
         while self._unused < num_blocks:
             name, _ = self._evictable.popitem(last=False)
             del self._references[name]
             self._unused += self._piece_blocks
+            if self._changes is not None:
+                self._changes[name] = False
         self._unused -= num_blocks
-        holding.blocks += num_blocks
 
     def match(self, names: tuple[Name, ...]) -> int:
         """How many leading pieces are cached. Touches nothing."""
@@ -77,6 +84,8 @@ class CountedPool:
                 holding.blocks -= self._piece_blocks
                 holding.pieces.append(name)
                 self._references[name] = 1
+                if self._changes is not None:
+                    self._changes[name] = True
 
     def release(self, holding: Holding) -> None:
         """A sequence is gone; its pieces stay cached, their ends to be evicted before their beginnings."""
@@ -87,6 +96,18 @@ class CountedPool:
                 self._evictable[name] = None
         holding.blocks = 0
         holding.pieces.clear()
+
+    def note_changes(self) -> None:
+        """From now on ``take_changes`` tells what enters the cache and what leaves it."""
+        self._changes = {}
+
+    def take_changes(self) -> dict[Name, bool]:
+        """Pieces that entered the cache (True) or left it since this was last asked; of each the newest word only."""
+        changes = self._changes
+        if not changes:
+            return {}
+        self._changes = {}
+        return changes
 
     def check(self, holdings: list[Holding]) -> None:
         """AssertionError unless every block is accounted for by these holdings, the cache, or as unused."""

@@ -62,6 +62,7 @@ class PromptQueue:
         self._outgoing: dict[Attempt, Outgoing] = {}
         self.waiting_tokens = 0
         self.parked_blocks = 0  # held by computed KV that no decode worker has granted room for
+        self._ungranted_blocks = 0  # of all sends, computed or not, that no decode worker has granted room for
         self.busy_blocks = 0  # held by sends that come to an end by themselves: being computed, or granted
 
     @property
@@ -73,14 +74,13 @@ class PromptQueue:
     def decide(self, now: float, *, token_budget: int, spare_blocks: int) -> StepPlan:
         """Ask the policy for the next step's chunks."""
         columns = self._prompts.columns
-        ungranted = sum(outgoing.num_blocks for outgoing in self._outgoing.values() if not outgoing.is_granted)
         view = PrefillView(
             remaining_tokens=columns[REMAINING],
             need_blocks=columns[NEED],
             may_park=columns[MAY_PARK].astype(np.bool_),
             token_budget=token_budget,
             spare_blocks=spare_blocks,
-            parked_blocks=ungranted,
+            parked_blocks=self._ungranted_blocks,
             parked_limit=self._parked_limit_blocks,
         )
         return batching.decide(view, now)
@@ -111,6 +111,7 @@ class PromptQueue:
                 num_blocks = self._num_blocks(prompt)
                 self._outgoing[prompt.attempt] = Outgoing(prompt.attempt, prompt.holding, num_blocks)
                 self.busy_blocks += num_blocks
+                self._ungranted_blocks += num_blocks
         columns = self._prompts.columns
         columns[NEED, row] = 0
         columns[REMAINING, row] = prompt.remaining_tokens
@@ -132,6 +133,8 @@ class PromptQueue:
         if outgoing.is_computed and not outgoing.is_granted:
             self.parked_blocks -= outgoing.num_blocks
             self.busy_blocks += outgoing.num_blocks
+        if not outgoing.is_granted:
+            self._ungranted_blocks -= outgoing.num_blocks
         outgoing.is_granted = True
         return True
 
@@ -140,6 +143,7 @@ class PromptQueue:
         outgoing = self._outgoing.get(attempt)
         if outgoing is not None and outgoing.is_granted:
             outgoing.is_granted = False
+            self._ungranted_blocks += outgoing.num_blocks
             if outgoing.is_computed:
                 self.busy_blocks -= outgoing.num_blocks
                 self.parked_blocks += outgoing.num_blocks
@@ -204,6 +208,8 @@ class PromptQueue:
             self.busy_blocks -= outgoing.num_blocks
         else:
             self.parked_blocks -= outgoing.num_blocks
+        if not outgoing.is_granted:
+            self._ungranted_blocks -= outgoing.num_blocks
         self._pool.release(outgoing.holding)
 
     def cancel(self, attempt: Attempt) -> None:

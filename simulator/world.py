@@ -63,12 +63,13 @@ class World:
         Raises:
             RuntimeError: over ``max_events`` things happened (None: any number may): the world does not come to rest.
         """
-        num_events, heap = 0, self._heap
+        num_events, heap, pop = 0, self._heap, heapq.heappop
+        most = math.inf if max_events is None else max_events
         while heap and heap[0][0] <= until:
-            self.now, _, deed = heapq.heappop(heap)
+            self.now, _, deed = pop(heap)
             deed()
             num_events += 1
-            if max_events is not None and num_events > max_events:
+            if num_events > most:
                 raise RuntimeError(f"{max_events} events by {self.now:g} s, and no rest in sight")
         if math.isfinite(until):
             self.now = max(self.now, until)

@@ -28,7 +28,10 @@ class Lengths:
 def draw_trace(
     lengths: Lengths, rate_rps: float, duration_s: float, seed: int, requests: int = MAX_REQUESTS
 ) -> list[TraceRequest]:
-    """Poisson arrivals in that time, at most so many; answers have exactly their length, which the client asks for as its limit."""
+    """Poisson arrivals in that time, at most so many.
+
+    Answers have exactly their length, which the client asks for as its limit.
+    """
     rng = np.random.default_rng([seed, 0])
     arrivals_s = draw_arrivals(rng, Process.POISSON, rate_rps, duration_s=duration_s, requests=requests)
     rng = np.random.default_rng([seed, 1])  # so that a request's length does not depend on the rate

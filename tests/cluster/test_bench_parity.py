@@ -1,5 +1,8 @@
 """`twinpool bench parity`: what both sides are offered, how they are compared, and one small run of everything."""
 
+import json
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -9,24 +12,21 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from twinpool.cluster.bench.commands import app
-from twinpool.cluster.bench.parity import ParityOptions, Subject, bench_parity
 from twinpool.cluster.bench.parity_numbers import compare, is_within, middle_of, numbers_of, spread_of
 from twinpool.cluster.bench.parity_simulated import find_knee, run_simulated
-from twinpool.cluster.bench.parity_subjects import modelled
 from twinpool.cluster.bench.parity_trace import Lengths, draw_trace
-from twinpool.cluster.profile.command import ProfileOptions
-from twinpool.cluster.state import StateFolder
 from twinpool.core.errors import SpecError
 from twinpool.core.messages import Goal, Role
 from twinpool.router.estimate import LinearForm
 from twinpool.simulator.scenario import GoalClass, Scenario, SimulatedWorker, WorkerKind
+from twinpool.simulator.trace import TraceRequest
 
 LENGTHS = Lengths((10, 100), (2, 20))
 
 
-def scenario(goal: Goal) -> Scenario:
-    """Two workers whose steps take 10 ms; what the network takes is the default."""
-    form = LinearForm(10e-3, 0.0, 0.0, 10e-3, 0.0, 0.0)
+def scenario(goal: Goal, step_s: float = 10e-3) -> Scenario:
+    """Two workers whose steps take equally long; what the network takes is the default."""
+    form = LinearForm(step_s, 0.0, 0.0, step_s, 0.0, 0.0)
     kind = WorkerKind("only", form, kv_token_bytes=64, num_blocks=10_000, block_tokens=16)
     workers = tuple(SimulatedWorker(f"{role}-0", role, kind) for role in (Role.PREFILL, Role.DECODE))
     return Scenario(workers=workers, goals={"default": GoalClass(goal)})
@@ -89,14 +89,14 @@ def test_a_client_sees_both_its_ways_to_the_gateway() -> None:
 
 
 def test_the_knee_is_where_the_prefill_worker_is_full() -> None:
-    """Steps of 10 ms take any number of prompts, up to 512 tokens: about 12 of 43 each."""
+    """Steps of 50 ms take up to 512 tokens: about 13 prompts of 39 on average, 260 a second."""
 
-    def draw(rate_rps: float) -> list[object]:
-        return draw_trace(LENGTHS, rate_rps, 3.0, 0)  # type: ignore[return-value]
+    def draw(rate_rps: float) -> list[TraceRequest]:
+        return draw_trace(LENGTHS, rate_rps, 60.0, 0, requests=300)
 
-    assert 300 < find_knee(scenario(Goal(0.1, 0.05)), draw) < 1000.0  # type: ignore[arg-type]
+    assert 100 < find_knee(scenario(Goal(0.2, 0.5), 50e-3), draw) < 500
     with pytest.raises(SpecError, match="knee"):
-        find_knee(scenario(Goal(1e-3, 0.05)), draw)  # type: ignore[arg-type]
+        find_knee(scenario(Goal(1e-3, 0.5), 50e-3), draw)
 
 
 @pytest.mark.parametrize(
@@ -121,20 +121,31 @@ def test_what_makes_no_sense_is_refused_by_name(arguments: list[str]) -> None:
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_small_run_has_both_sides_of_the_same_trace(tmp_path: Path, no_leaked_processes: None) -> None:
-    subject = modelled("modelled:paced")
-    subject = Subject(subject.part, subject.values, Lengths((16, 64), (2, 8)), Goal(5.0, 1.0))
-    options = ParityOptions(
-        pools=((1, 1),),
-        policies=("slo",),
-        loads=(0.05,),
-        runs=2,
-        knee_requests=200,
-        duration_s=1.5,
-        profile=ProfileOptions(grid_s=1.5, rounds=1, repeats=1, quick=True),
-    )
-    (row,) = bench_parity(subject, options, StateFolder(tmp_path), lambda _: None)
+    """In a process of its own, as a supervisor outlives whoever started it."""
+    done = subprocess.run([sys.executable, "-c", SMALL_RUN, str(tmp_path)], capture_output=True, text=True, timeout=110)
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads(done.stdout)
     assert row["live_completed"] == [row["requests"]] * 2
     assert row["simulated"]["completed"] == row["requests"] > 0
-    assert row["rate_rps"] == pytest.approx(0.05 * row["knee_rps"])
+    assert row["rate_rps"] == pytest.approx(0.1 * row["knee_rps"])
     assert row["difference"] == compare(row["live"], row["simulated"])
     assert row["client_s"] >= 0
+    assert list(tmp_path.iterdir()) == []
+
+
+SMALL_RUN = """
+import dataclasses, json, pathlib, sys
+from twinpool.cluster.bench.parity import ParityOptions, bench_parity
+from twinpool.cluster.bench.parity_subjects import modelled
+from twinpool.cluster.bench.parity_trace import Lengths
+from twinpool.cluster.profile.command import ProfileOptions
+from twinpool.cluster.state import StateFolder
+from twinpool.core.messages import Goal
+
+subject = modelled("modelled:paced")
+subject = dataclasses.replace(subject, lengths=Lengths((64, 128), (8, 16)), goal=Goal(0.5, 0.5))
+profile = ProfileOptions(grid_s=1.5, rounds=1, repeats=1, quick=True)
+options = ParityOptions(((1, 1),), ("slo",), (0.1,), runs=2, duration_s=1.5, profile=profile, knee_requests=400)
+folder = StateFolder(pathlib.Path(sys.argv[1]))
+print(json.dumps(bench_parity(subject, options, folder, lambda told: None)))
+"""

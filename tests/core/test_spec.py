@@ -134,7 +134,6 @@ def test_a_value_outside_its_limits_is_refused_at_its_key(section: str, value: o
         ("pools", {"mixed": {"workers": 1, "tensor_parallel": 2}}, "pools.mixed.tensor_parallel"),
         ("pools", {"mixed": {"workers": 1, "pipeline_parallel": 2}}, "pools.mixed.pipeline_parallel"),
         ("transfer", {"link": "nixl"}, "transfer.link"),
-        ("router", {"policy": "prefix_aware"}, "router.policy"),
     ],
 )
 def test_what_this_version_lacks_is_refused_by_name(section: str, value: object, path: str):

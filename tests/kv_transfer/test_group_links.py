@@ -1,8 +1,12 @@
 """Where links over groups listen, and by what secret their ends meet."""
 
+import os
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch.distributed
 
 from twinpool.kv_transfer.gloo import GlooLinks
 from twinpool.kv_transfer.link import LinkError
@@ -37,6 +41,55 @@ def test_nothing_listens_beyond_the_interface() -> None:
     assert sender.join(WAIT_S)
     assert receiver.join(WAIT_S)
     assert not listening_addresses()
+
+
+class StoreMaker:
+    """torch.distributed, but for how a store is made."""
+
+    def __init__(self, make: Any) -> None:
+        self.TCPStore = make
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch.distributed, name)
+
+
+def test_a_store_that_takes_long_to_make_holds_up_only_its_own_link() -> None:
+    """torch looks up the names of addresses, which may take seconds; ``listen`` is called on an event loop."""
+    go_on, ears = threading.Event(), Ears()
+
+    def make(*args: Any, **kwargs: Any) -> Any:
+        assert go_on.wait(WAIT_S)
+        return torch.distributed.TCPStore(*args, **kwargs)
+
+    slow, links = GlooLinks(NumpyCache(), "127.0.0.1"), GlooLinks(NumpyCache(), "127.0.0.1")
+    slow._distributed = StoreMaker(make)
+    receiver, ticket = slow.listen(ears)
+    assert not go_on.is_set()
+    assert listening_addresses() == {"0100007F"}  # the port is the link's already
+    sent = Ears()
+    sender = links.dial(ticket, sent)
+    go_on.set()
+    assert (sent.next(), ears.next()) == (("open",), ("open",))
+    for link in (sender, receiver):
+        link.close()
+        assert link.join(WAIT_S)
+
+
+def test_a_store_that_cannot_be_made_is_reported_and_leaves_nothing_open() -> None:
+    def make(*args: Any, master_listen_fd: int, **kwargs: Any) -> Any:
+        os.close(master_listen_fd)
+        raise RuntimeError("no room for a store")
+
+    links, ears = GlooLinks(NumpyCache(), "127.0.0.1"), Ears()
+    links._distributed = StoreMaker(make)
+    before = listening_addresses()
+    receiver, _ = links.listen(ears)
+    kind, reason = ears.next()
+    assert (kind, "no room for a store" in str(reason)) == ("error", True)
+    assert ears.next() == ("closed",)
+    receiver.close()
+    assert receiver.join(WAIT_S)
+    assert listening_addresses() == before
 
 
 def test_every_link_has_a_secret_of_its_own() -> None:

@@ -1,6 +1,8 @@
 """What is NCCL's own, over a group that keeps its rules (strict_group.py): devices, aborts, and the environment."""
 
+import gc
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -192,6 +194,26 @@ def test_an_abort_that_fails_keeps_its_memory_and_disturbs_nobody() -> None:
     over = threading.Event()
     abort_within(FailingGroup(), WAIT_S, over.set)
     assert not over.is_set()
+
+
+class Memory:
+    """What a message may still write to."""
+
+    def clear(self) -> None:
+        raise AssertionError("a message may still write there")
+
+
+def test_memory_of_a_group_that_could_not_be_aborted_is_never_used_for_anything_else() -> None:
+    class FailingGroup:
+        def abort(self) -> None:
+            raise RuntimeError("NCCL error")
+
+    group, memory = FailingGroup(), Memory()
+    kept = weakref.ref(group), weakref.ref(memory)
+    abort_within(group, WAIT_S, memory.clear)
+    del group, memory
+    gc.collect()
+    assert None not in [reference() for reference in kept]
 
 
 def test_without_a_gpu_nccl_is_refused_by_name() -> None:

@@ -13,6 +13,7 @@ from twinpool.cluster import engine_events as live
 from twinpool.cluster.engine import Engine
 from twinpool.core.messages import Goal, Request, Role, WorkerConfig
 from twinpool.core.sampling import SamplingParams
+from twinpool.decode_worker.lengths import LengthHistory
 from twinpool.decode_worker.service import Sealed
 from twinpool.kv_transfer.plan import Span
 from twinpool.model.batch import Batch, OnLayers, StepResult
@@ -185,6 +186,10 @@ class LiveWorker:
         )  # fmt: skip
         self.engine = Engine(config, runner, self, lambda: self._clock.now)
 
+    @property
+    def lengths(self) -> LengthHistory:
+        return self.engine.decode.lengths
+
     def run(self) -> Told:
         for job in self._jobs:
             self._clock.at(job.at_s, partial(self._begin, job))
@@ -296,6 +301,10 @@ class SimulatedWorkerAlone:
         chained = [job.pieces[: place + 1] for place in range(min(len(job.pieces), job.prompt_tokens // BLOCK_TOKENS))]
         names = tuple(("", hash(chain)) for chain in chained) if size.shares_prefixes else ()
         return Attempt(job.request, job.index, 0, job.at_s, job.output_tokens, names, BLOCK_TOKENS)
+
+    @property
+    def lengths(self) -> LengthHistory:
+        return self.engine.rows.lengths
 
     def run(self) -> Told:
         for job, attempt in zip(self._jobs, self._attempts, strict=True):

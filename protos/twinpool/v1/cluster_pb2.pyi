@@ -27,7 +27,7 @@ class GetStatusResponse(_message.Message):
     def __init__(self, name: _Optional[str] = ..., workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ..., gateways: _Optional[_Iterable[_Union[GatewayStatus, _Mapping]]] = ..., model: _Optional[str] = ..., queued_requests: _Optional[int] = ..., running_requests: _Optional[int] = ...) -> None: ...
 
 class WorkerStatus(_message.Message):
-    __slots__ = ("id", "role", "pid", "node", "state", "free_blocks", "total_blocks", "running", "waiting", "parked_blocks", "cause", "link", "transfer")
+    __slots__ = ("id", "role", "pid", "node", "state", "free_blocks", "total_blocks", "running", "waiting", "parked_blocks", "cause", "link", "transfer", "links")
     ID_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
@@ -41,6 +41,7 @@ class WorkerStatus(_message.Message):
     CAUSE_FIELD_NUMBER: _ClassVar[int]
     LINK_FIELD_NUMBER: _ClassVar[int]
     TRANSFER_FIELD_NUMBER: _ClassVar[int]
+    LINKS_FIELD_NUMBER: _ClassVar[int]
     id: str
     role: str
     pid: int
@@ -54,7 +55,26 @@ class WorkerStatus(_message.Message):
     cause: str
     link: str
     transfer: TransferMetrics
-    def __init__(self, id: _Optional[str] = ..., role: _Optional[str] = ..., pid: _Optional[int] = ..., node: _Optional[str] = ..., state: _Optional[str] = ..., free_blocks: _Optional[int] = ..., total_blocks: _Optional[int] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., parked_blocks: _Optional[int] = ..., cause: _Optional[str] = ..., link: _Optional[str] = ..., transfer: _Optional[_Union[TransferMetrics, _Mapping]] = ...) -> None: ...
+    links: _containers.RepeatedCompositeFieldContainer[PairLink]
+    def __init__(self, id: _Optional[str] = ..., role: _Optional[str] = ..., pid: _Optional[int] = ..., node: _Optional[str] = ..., state: _Optional[str] = ..., free_blocks: _Optional[int] = ..., total_blocks: _Optional[int] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., parked_blocks: _Optional[int] = ..., cause: _Optional[str] = ..., link: _Optional[str] = ..., transfer: _Optional[_Union[TransferMetrics, _Mapping]] = ..., links: _Optional[_Iterable[_Union[PairLink, _Mapping]]] = ...) -> None: ...
+
+class PairLink(_message.Message):
+    __slots__ = ("target", "kind", "why", "is_open")
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    WHY_FIELD_NUMBER: _ClassVar[int]
+    IS_OPEN_FIELD_NUMBER: _ClassVar[int]
+    target: str
+    kind: str
+    why: str
+    is_open: bool
+    def __init__(self, target: _Optional[str] = ..., kind: _Optional[str] = ..., why: _Optional[str] = ..., is_open: _Optional[bool] = ...) -> None: ...
+
+class PairLinks(_message.Message):
+    __slots__ = ("links",)
+    LINKS_FIELD_NUMBER: _ClassVar[int]
+    links: _containers.RepeatedCompositeFieldContainer[PairLink]
+    def __init__(self, links: _Optional[_Iterable[_Union[PairLink, _Mapping]]] = ...) -> None: ...
 
 class TransferMetrics(_message.Message):
     __slots__ = ("parked_handoffs", "parked_blocks", "oldest_parked_s", "grant_waits", "grant_wait_s", "grant_cause", "credit_waits", "credit_wait_s", "room_waiting", "oldest_lease_s", "link_reopenings", "digest_failures", "outgoing", "incoming")

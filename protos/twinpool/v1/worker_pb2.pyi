@@ -27,16 +27,18 @@ FAILURE_KIND_PEER_LOST: FailureKind
 FAILURE_KIND_UNANSWERABLE: FailureKind
 
 class GatewayMessage(_message.Message):
-    __slots__ = ("hello", "prefill", "reserve", "cancel")
+    __slots__ = ("hello", "prefill", "reserve", "cancel", "list_cache")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     PREFILL_FIELD_NUMBER: _ClassVar[int]
     RESERVE_FIELD_NUMBER: _ClassVar[int]
     CANCEL_FIELD_NUMBER: _ClassVar[int]
+    LIST_CACHE_FIELD_NUMBER: _ClassVar[int]
     hello: AttachHello
     prefill: PrefillOrder
     reserve: ReserveOrder
     cancel: CancelOrder
-    def __init__(self, hello: _Optional[_Union[AttachHello, _Mapping]] = ..., prefill: _Optional[_Union[PrefillOrder, _Mapping]] = ..., reserve: _Optional[_Union[ReserveOrder, _Mapping]] = ..., cancel: _Optional[_Union[CancelOrder, _Mapping]] = ...) -> None: ...
+    list_cache: CacheListOrder
+    def __init__(self, hello: _Optional[_Union[AttachHello, _Mapping]] = ..., prefill: _Optional[_Union[PrefillOrder, _Mapping]] = ..., reserve: _Optional[_Union[ReserveOrder, _Mapping]] = ..., cancel: _Optional[_Union[CancelOrder, _Mapping]] = ..., list_cache: _Optional[_Union[CacheListOrder, _Mapping]] = ...) -> None: ...
 
 class AttachHello(_message.Message):
     __slots__ = ("gateway_id",)
@@ -104,6 +106,10 @@ class CancelOrder(_message.Message):
     request_id: str
     def __init__(self, request_id: _Optional[str] = ...) -> None: ...
 
+class CacheListOrder(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class WorkerMessage(_message.Message):
     __slots__ = ("hello", "step")
     HELLO_FIELD_NUMBER: _ClassVar[int]
@@ -113,7 +119,7 @@ class WorkerMessage(_message.Message):
     def __init__(self, hello: _Optional[_Union[WorkerHello, _Mapping]] = ..., step: _Optional[_Union[StepOutput, _Mapping]] = ...) -> None: ...
 
 class WorkerHello(_message.Message):
-    __slots__ = ("address", "role", "pid", "node", "total_blocks", "block_tokens", "link", "model")
+    __slots__ = ("address", "role", "pid", "node", "total_blocks", "block_tokens", "link", "model", "kv_dtype", "kv_qualities")
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
@@ -122,6 +128,8 @@ class WorkerHello(_message.Message):
     BLOCK_TOKENS_FIELD_NUMBER: _ClassVar[int]
     LINK_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
+    KV_DTYPE_FIELD_NUMBER: _ClassVar[int]
+    KV_QUALITIES_FIELD_NUMBER: _ClassVar[int]
     address: WorkerAddress
     role: str
     pid: int
@@ -130,17 +138,35 @@ class WorkerHello(_message.Message):
     block_tokens: int
     link: str
     model: str
-    def __init__(self, address: _Optional[_Union[WorkerAddress, _Mapping]] = ..., role: _Optional[str] = ..., pid: _Optional[int] = ..., node: _Optional[str] = ..., total_blocks: _Optional[int] = ..., block_tokens: _Optional[int] = ..., link: _Optional[str] = ..., model: _Optional[str] = ...) -> None: ...
+    kv_dtype: str
+    kv_qualities: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, address: _Optional[_Union[WorkerAddress, _Mapping]] = ..., role: _Optional[str] = ..., pid: _Optional[int] = ..., node: _Optional[str] = ..., total_blocks: _Optional[int] = ..., block_tokens: _Optional[int] = ..., link: _Optional[str] = ..., model: _Optional[str] = ..., kv_dtype: _Optional[str] = ..., kv_qualities: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class StepOutput(_message.Message):
-    __slots__ = ("deltas", "failures", "view")
+    __slots__ = ("deltas", "failures", "view", "cache", "links")
     DELTAS_FIELD_NUMBER: _ClassVar[int]
     FAILURES_FIELD_NUMBER: _ClassVar[int]
     VIEW_FIELD_NUMBER: _ClassVar[int]
+    CACHE_FIELD_NUMBER: _ClassVar[int]
+    LINKS_FIELD_NUMBER: _ClassVar[int]
     deltas: _containers.RepeatedCompositeFieldContainer[Delta]
     failures: _containers.RepeatedCompositeFieldContainer[Failure]
     view: WorkerView
-    def __init__(self, deltas: _Optional[_Iterable[_Union[Delta, _Mapping]]] = ..., failures: _Optional[_Iterable[_Union[Failure, _Mapping]]] = ..., view: _Optional[_Union[WorkerView, _Mapping]] = ...) -> None: ...
+    cache: CacheEvents
+    links: _cluster_pb2.PairLinks
+    def __init__(self, deltas: _Optional[_Iterable[_Union[Delta, _Mapping]]] = ..., failures: _Optional[_Iterable[_Union[Failure, _Mapping]]] = ..., view: _Optional[_Union[WorkerView, _Mapping]] = ..., cache: _Optional[_Union[CacheEvents, _Mapping]] = ..., links: _Optional[_Union[_cluster_pb2.PairLinks, _Mapping]] = ...) -> None: ...
+
+class CacheEvents(_message.Message):
+    __slots__ = ("sequence", "cleared", "stored", "removed")
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    CLEARED_FIELD_NUMBER: _ClassVar[int]
+    STORED_FIELD_NUMBER: _ClassVar[int]
+    REMOVED_FIELD_NUMBER: _ClassVar[int]
+    sequence: int
+    cleared: bool
+    stored: _containers.RepeatedScalarFieldContainer[int]
+    removed: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, sequence: _Optional[int] = ..., cleared: _Optional[bool] = ..., stored: _Optional[_Iterable[int]] = ..., removed: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Delta(_message.Message):
     __slots__ = ("request_id", "epoch", "index", "token_ids", "finish_reason", "prefill", "handoff", "logprobs", "prompt_logprobs")
