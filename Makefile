@@ -7,7 +7,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 PYTEST := $(BIN)/pytest
 
-.PHONY: demo unit test soak check proto clean
+.PHONY: demo unit test soak kernels check proto clean
 
 demo: $(STAMP)
 	$(BIN)/twinpool demo
@@ -22,6 +22,10 @@ test: $(STAMP)
 # Tests marked soak, and every property test with many more examples and a new seed each time.
 soak: $(STAMP)
 	HYPOTHESIS_PROFILE=soak $(PYTEST) -q --timeout 7200 -m '(soak or hypothesis) and not gpu'
+
+# Every variant of the Triton kernels, compiled for GPUs that need not be there; what was compiled before is not again.
+kernels: $(STAMP)
+	$(BIN)/twinpool bench kernels --compile-only --cache build/kernels --document docs/kernels.md
 
 check: $(STAMP)
 	scripts/check

@@ -12,7 +12,7 @@ import grpc
 
 from twinpool.client.endpoints import ChannelFactory, Endpoints
 from twinpool.client.question import Question
-from twinpool.client.request import Prompt, build_request
+from twinpool.client.request import Prompt, build_request, check_tenant
 from twinpool.client.results import ClusterStatus, GenerationResult, ModelInfo
 from twinpool.client.stream import AsyncTokenStream, TokenStream
 from twinpool.client.timeout import Timeout, choose_timeout
@@ -24,7 +24,14 @@ from twinpool.protos.twinpool.v1 import cluster_pb2, generation_pb2
 class _Connected:
     """What both clients hold and ask."""
 
-    def __init__(self, addresses: str | Sequence[str], timeout: Timeout | None, make_channel: ChannelFactory) -> None:
+    def __init__(
+        self,
+        addresses: str | Sequence[str],
+        timeout: Timeout | None,
+        tenant: str | None,
+        make_channel: ChannelFactory,
+    ) -> None:
+        self._tenant = check_tenant(tenant) or None
         self._timeout = choose_timeout(timeout, Timeout())
         self._endpoints = Endpoints(addresses, self._timeout.connect_s, make_channel)
 
@@ -38,13 +45,18 @@ class Client(_Connected):
     Args:
         addresses: ``"host:port"`` of a gateway, or several: the next one is tried when one is unavailable.
         timeout: limits of every call; a call may bring its own.
+        tenant: whose limits and prefix cache every call uses, a name under ``tenants:`` of the cluster's YAML or any
+            other of 1 to 40 lower-case letters, digits and hyphens; None for ``default``. Nobody checks who you are.
 
     Raises:
-        TypeError: addresses of another type; ValueError: one is not host:port. Connections are made on first use.
+        TypeError: addresses of another type; ValueError: one is not host:port; InvalidRequest: the tenant is no name.
+            Connections are made on first use.
     """
 
-    def __init__(self, addresses: str | Sequence[str], *, timeout: Timeout | None = None) -> None:
-        super().__init__(addresses, timeout, grpc.insecure_channel)
+    def __init__(
+        self, addresses: str | Sequence[str], *, timeout: Timeout | None = None, tenant: str | None = None
+    ) -> None:
+        super().__init__(addresses, timeout, tenant, grpc.insecure_channel)
         self._watchdog = Watchdog()
 
     def __enter__(self) -> Self:
@@ -75,7 +87,7 @@ class Client(_Connected):
         **sampling: Any,
     ) -> GenerationResult:
         """Return the whole answer to a prompt. Arguments and errors are those of ``stream`` and its iteration."""
-        request = build_request(prompt, model, goal, goal_class, request_id, sampling, echo, lossless_kv)
+        request = build_request(prompt, model, goal, goal_class, request_id, sampling, echo, lossless_kv, self._tenant)
         with TokenStream(self._endpoints, request, choose_timeout(timeout, self._timeout), self._watchdog) as stream:
             for _ in stream:
                 pass
@@ -112,7 +124,7 @@ class Client(_Connected):
             TypeError: an unknown keyword, or a prompt of another type. Nothing was sent.
             InvalidRequest: a value outside its limits. Nothing was sent.
         """
-        request = build_request(prompt, model, goal, goal_class, request_id, sampling, echo, lossless_kv)
+        request = build_request(prompt, model, goal, goal_class, request_id, sampling, echo, lossless_kv, self._tenant)
         return TokenStream(self._endpoints, request, choose_timeout(timeout, self._timeout), self._watchdog)
 
     def models(self) -> tuple[ModelInfo, ...]:
@@ -137,8 +149,10 @@ class Client(_Connected):
 class AsyncClient(_Connected):
     """``Client`` for asyncio: the same calls, awaited. Use one per event loop."""
 
-    def __init__(self, addresses: str | Sequence[str], *, timeout: Timeout | None = None) -> None:
-        super().__init__(addresses, timeout, grpc.aio.insecure_channel)
+    def __init__(
+        self, addresses: str | Sequence[str], *, timeout: Timeout | None = None, tenant: str | None = None
+    ) -> None:
+        super().__init__(addresses, timeout, tenant, grpc.aio.insecure_channel)
 
     async def __aenter__(self) -> Self:
         return self
@@ -167,7 +181,7 @@ class AsyncClient(_Connected):
         **sampling: Any,
     ) -> GenerationResult:
         """Return the whole answer to a prompt; as ``Client.generate``."""
-        request = build_request(prompt, model, goal, goal_class, request_id, sampling, echo, lossless_kv)
+        request = build_request(prompt, model, goal, goal_class, request_id, sampling, echo, lossless_kv, self._tenant)
         async with AsyncTokenStream(self._endpoints, request, choose_timeout(timeout, self._timeout)) as stream:
             async for _ in stream:
                 pass
@@ -187,7 +201,7 @@ class AsyncClient(_Connected):
         **sampling: Any,
     ) -> AsyncTokenStream:
         """Send a prompt and return the stream of its tokens; as ``Client.stream``. Call it in a running event loop."""
-        request = build_request(prompt, model, goal, goal_class, request_id, sampling, echo, lossless_kv)
+        request = build_request(prompt, model, goal, goal_class, request_id, sampling, echo, lossless_kv, self._tenant)
         return AsyncTokenStream(self._endpoints, request, choose_timeout(timeout, self._timeout))
 
     async def models(self) -> tuple[ModelInfo, ...]:

@@ -45,7 +45,8 @@ def error_from_rpc(error: Any, address: str, phase: str) -> TwinpoolError:
     if code is status.RESOURCE_EXHAUSTED:
         if "larger than max" in text:  # gRPC's own refusal, before the gateway saw the request: waiting does not help
             return errors.InvalidRequest("request", text)
-        return errors.Overloaded(details.metadata.get("reason", text), details.retry_after_s)
+        metadata = details.metadata
+        return errors.Overloaded(metadata.get("reason", text), details.retry_after_s, metadata.get("tenant", ""))
     if code is status.UNAVAILABLE:
         if "role" in details.metadata:
             return errors.NoWorkers(details.metadata["role"], details.retry_after_s)

@@ -9,7 +9,7 @@ from dataclasses import fields
 from typing import Any
 
 from twinpool.core.errors import InvalidRequest
-from twinpool.core.limits import shown
+from twinpool.core.limits import Name, shown
 from twinpool.core.messages import Goal
 from twinpool.core.sampling import SamplingParams
 from twinpool.protos.convert import goal_to_proto, sampling_to_proto
@@ -30,6 +30,7 @@ def build_request(
     sampling: Mapping[str, Any],
     echo: bool = False,
     lossless_kv: bool = False,
+    tenant: str | None = None,
 ) -> generation_pb2.GenerateRequest:
     """Return the message; only the sampling fields that are given are set in it, and None is as good as not given.
 
@@ -47,6 +48,7 @@ def build_request(
         sampling=_sampling(sampling),
         echo=echo,
         lossless_kv=lossless_kv,
+        tenant=check_tenant(tenant),
     )
     if goal is not None:
         if not isinstance(goal, Goal):
@@ -55,6 +57,14 @@ def build_request(
         message.goal.CopyFrom(goal_to_proto(goal))
     _set_prompt(message, prompt)
     return message
+
+
+def check_tenant(tenant: str | None) -> str:
+    """The name as it is sent. Raises InvalidRequest for what is none."""
+    why = None if tenant is None else Name().refusal(tenant)
+    if why is not None:
+        raise InvalidRequest("tenant", why)
+    return tenant or ""
 
 
 def _set_prompt(message: generation_pb2.GenerateRequest, prompt: Prompt) -> None:

@@ -177,6 +177,19 @@ class GatewayStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class TenantStatus:
+    """What became of a tenant's requests at one gateway since that knows of it."""
+
+    name: str
+    queued: int
+    running: int
+    admitted: int
+    refused: int
+    prompt_tokens: int
+    output_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class ClusterStatus:
     """A cluster as one of its gateways sees it."""
 
@@ -186,6 +199,7 @@ class ClusterStatus:
     running_requests: int
     workers: tuple[WorkerStatus, ...]
     gateways: tuple[GatewayStatus, ...]
+    tenants: tuple[TenantStatus, ...] = ()  # of that gateway; none where nobody is named or limited
 
 
 def record_from_proto(kind: type[T], message: Message) -> T:
@@ -222,6 +236,7 @@ def status_from_proto(message: cluster_pb2.GetStatusResponse) -> ClusterStatus:
         running_requests=message.running_requests,
         workers=tuple(_worker_from_proto(worker) for worker in message.workers),
         gateways=tuple(record_from_proto(GatewayStatus, gateway) for gateway in message.gateways),
+        tenants=tuple(record_from_proto(TenantStatus, tenant) for tenant in message.tenants),
     )
 
 

@@ -1,11 +1,13 @@
 """`twinpool.v1.ClusterService`: what operators ask a gateway."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from twinpool.protos.twinpool.v1 import cluster_pb2 as pb
 from twinpool.protos.twinpool.v1 import cluster_pb2_grpc
+from twinpool.router.tenants import TenantCounts
 
 
 class ClusterService(cluster_pb2_grpc.ClusterServiceServicer):
@@ -21,3 +23,8 @@ class ClusterService(cluster_pb2_grpc.ClusterServiceServicer):
 def gateway_status(address: str) -> pb.GatewayStatus:
     """This process as a gateway; HTTP is not served yet."""
     return pb.GatewayStatus(grpc=address, http="", pid=os.getpid())
+
+
+def tenant_statuses(tenants: Mapping[str, tuple[int, TenantCounts]]) -> list[pb.TenantStatus]:
+    """(requests that wait, the other counts) by tenant, as they are told."""
+    return [pb.TenantStatus(name=name, queued=queued, **asdict(counts)) for name, (queued, counts) in tenants.items()]

@@ -5,7 +5,7 @@ gRPC: orders leave through ``send``.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import assert_never
 
 from twinpool.cluster.flight import Flight, Flights, Piece
@@ -25,6 +25,8 @@ from twinpool.router.ledger import Ledger, Phase
 from twinpool.router.recovery import Decision, GiveUp, Retarget, Retry
 from twinpool.router.refusals import rejection
 from twinpool.router.route import PlacementSettings, Reject, Route
+from twinpool.router.standing import USUAL, Standing
+from twinpool.router.tenants import TenantCounts
 from twinpool.router.views import ViewTable
 from twinpool.router.waiting import Placing, WaitingRoom
 
@@ -63,6 +65,10 @@ class Dispatcher:
         """Requests that wait for a worker."""
         return len(self._waiting)
 
+    def tenants(self) -> Mapping[str, tuple[int, TenantCounts]]:
+        """(requests that wait, the other counts) by tenant, where there are any."""
+        return self._waiting.tenants()
+
     @property
     def num_open(self) -> int:
         """Requests whose client has not gone."""
@@ -70,7 +76,9 @@ class Dispatcher:
 
     # --- requests -------------------------------------------------------------------------------------------------
 
-    def submit(self, requests: Sequence[Request], deadline_s: float | None = None) -> Flights:
+    def submit(
+        self, requests: Sequence[Request], deadline_s: float | None = None, standing: Standing = USUAL
+    ) -> Flights:
         """Take the requests of one client call, one for each answer, of one prompt; `finish` must follow for each.
 
         The others are placed when the first has its first token, to find the prompt in that worker's prefix cache; or
@@ -78,14 +86,16 @@ class Dispatcher:
 
         Args:
             deadline_s: from now on; requests that still wait then are given up.
+            standing: of all of them.
 
         Raises:
             Overloaded, DeadlineExceeded, InvalidRequest: they were refused at once, all of them. Nothing was started.
         """
         now = self._clock()
         deadline_at = now + (float("inf") if deadline_s is None else deadline_s)
-        self._waiting.admit(len(requests), sum(map(len, self._others.values())), deadline_at, now)
-        flights = Flights(requests, now, deadline_at)
+        promised = [flight.standing for flights in self._others.values() for flight in flights]
+        self._waiting.admit([Placing(one, now, deadline_at, standing=standing) for one in requests], promised, now)
+        flights = Flights(requests, now, deadline_at, standing)
         first, *others = flights.of_choice
         first_id = first.request.request_id
         self._others[first_id] = tuple(others)
@@ -125,7 +135,7 @@ class Dispatcher:
         self._others.pop(request_id, None)
         if request_id not in self.ledger:
             return
-        self._waiting.take(request_id)
+        self._waiting.take(request_id, self._clock())
         self._release(request_id, self.ledger.cancel(request_id))
         self.ledger.close(request_id)
         del self._flights[request_id]
@@ -138,13 +148,13 @@ class Dispatcher:
         self._place_waiting()
 
     def _end(self, request_id: str, error: TwinpoolError) -> None:
-        self._waiting.take(request_id)
+        self._waiting.take(request_id, self._clock())
         self._release(request_id, self.ledger.cancel(request_id))
         self._flights[request_id].fail(error)
 
     def _give_up(self, request_id: str, error: Exception) -> None:
         """A rule of ours was broken over one request: it fails, and no other."""
-        self._waiting.take(request_id)
+        self._waiting.take(request_id, self._clock())
         if request_id in self._flights:
             self._end(request_id, Internal(f"{type(error).__name__}: {error}"))
 
@@ -152,31 +162,29 @@ class Dispatcher:
 
     def _wait(self, request: Request, avoid: frozenset[str] = frozenset(), parked_on: str | None = None) -> None:
         flight = self._flights[request.request_id]
-        self._waiting.put(Placing(request, flight.arrived_s, flight.deadline_s, avoid, parked_on), self._clock())
+        placing = Placing(request, flight.arrived_s, flight.deadline_s, avoid, parked_on, flight.standing)
+        self._waiting.put(placing, self._clock())
 
     def _place_waiting(self) -> None:
-        """Place in order until one has to wait."""
-        while (placing := self._waiting.first()) is not None:
+        """Try all whose turn it is."""
+        for placing in self._waiting.turns(self._clock()) if len(self._waiting) else ():
             request_id = placing.request.request_id
             try:
-                if not self._place(placing):
-                    return
+                self._place(placing)
             except Exception as error:  # as in `stepped`: the events of others end here too
                 log.exception("placing %s failed", request_id)
                 self._give_up(request_id, error)
 
-    def _place(self, placing: Placing) -> bool:
-        """False: it has to wait."""
+    def _place(self, placing: Placing) -> None:
         match self._waiting.place(placing, self._clock()):
             case Route() as route:
                 self._dispatch(placing, route)
             case Reject(reason):
                 self._end(placing.request.request_id, rejection(reason))
             case None:
-                return False
+                pass  # it waits
             case other:
                 assert_never(other)
-        return True
 
     def _dispatch(self, placing: Placing, route: Route) -> None:
         now = self._clock()
@@ -255,6 +263,8 @@ class Dispatcher:
         token_ids, logprobs = tuple(delta.token_ids), read_logprobs(delta.logprobs)
         accepted = self.ledger.delta(request_id, delta.epoch, index, token_ids, finish, logprobs)
         first, token_ids, finish, release, logprobs = accepted
+        if token_ids:
+            self._waiting.generated(request_id, len(token_ids), now)
         if finish is not None:
             self._conclude(request_id, release)
         if token_ids or finish is not None:
@@ -265,10 +275,10 @@ class Dispatcher:
 
     def _conclude(self, request_id: str, release: tuple[str, ...]) -> None:
         """The answer is complete: its request waits for no target, and no worker has an order of it still to come."""
-        self._waiting.take(request_id)
+        entry = self.ledger.entry(request_id)
+        self._waiting.concluded(request_id, len(entry.stream), self._clock())
         self._release(request_id, release)
-        route = self.ledger.entry(request_id).route
-        for worker_id in route.workers if route is not None else ():
+        for worker_id in entry.route.workers if entry.route is not None else ():
             self.table.settle(worker_id, request_id)
 
     def _take_failure(self, worker_id: str, failure: pb.Failure, now: float) -> None:
@@ -280,7 +290,7 @@ class Dispatcher:
 
     def _follow(self, decision: Decision) -> None:
         """A request that waits for another target may fail again, so every decision takes it out of the queue first."""
-        self._waiting.take(decision.request_id)
+        self._waiting.take(decision.request_id, self._clock())
         self._release(decision.request_id, decision.release)
         match decision:
             case Retry(request, avoid):

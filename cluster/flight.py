@@ -13,6 +13,7 @@ from twinpool.core.errors import TwinpoolError
 from twinpool.core.messages import FinishReason, Request
 from twinpool.core.sampling import TokenLogprobs
 from twinpool.protos.twinpool.v1 import generation_pb2
+from twinpool.router.standing import USUAL, Standing
 
 MAX_JOINED = 256  # pieces that go out together: a message with logarithms stays small, however slowly a client reads
 
@@ -59,6 +60,7 @@ class Flight:
     deadline_s: float  # gateway clock
     _inbox: "Inbox"
     record: Record = field(default_factory=Record)
+    standing: Standing = USUAL
 
     def push(self, piece: Piece, now: float) -> None:
         """Pass tokens on, and note when they came."""
@@ -137,10 +139,14 @@ def _joined(pieces: Sequence[Piece]) -> Piece:
 class Flights:
     """The answers of one client call, in the order in which they have news."""
 
-    def __init__(self, requests: Sequence[Request], arrived_s: float, deadline_s: float) -> None:
+    def __init__(
+        self, requests: Sequence[Request], arrived_s: float, deadline_s: float, standing: Standing = USUAL
+    ) -> None:
         """``requests``: that of choice i at place i."""
         self._inbox = Inbox()
-        self.of_choice = tuple(Flight(request, arrived_s, deadline_s, self._inbox) for request in requests)
+        self.of_choice = tuple(
+            Flight(request, arrived_s, deadline_s, self._inbox, standing=standing) for request in requests
+        )
         self._open = {request.choice for request in requests}
 
     @property

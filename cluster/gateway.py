@@ -13,7 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 
-from twinpool.cluster.cluster_service import ClusterService, gateway_status
+from twinpool.cluster.cluster_service import ClusterService, gateway_status, tenant_statuses
 from twinpool.cluster.dispatch import Dispatcher
 from twinpool.cluster.generation_service import GenerationService
 from twinpool.cluster.grpc_options import gateway_server_options
@@ -56,7 +56,7 @@ class Gateway:
         self.prefixes = PrefixRouting() if placement.policy.uses_prefixes else None
         self.dispatcher = Dispatcher(
             placement,
-            settings.admission_settings(config.max_queued),
+            settings.admission_settings(config.max_queued, config.aging_s, config.tenants),
             config.max_attempts,
             send=self._send,
             clock=clock,
@@ -239,6 +239,7 @@ class Gateway:
             gateways=[gateway_status(self._address)],
             queued_requests=self.dispatcher.num_queued,
             running_requests=ledger.num_dispatched,
+            tenants=tenant_statuses(self.dispatcher.tenants()),
         )
 
     def _worker_status(self, worker: WorkerView) -> cluster_pb2.WorkerStatus:

@@ -82,10 +82,10 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
 
     def _submit(self, call: Call, deadline_s: float | None, goal_class: str) -> Flights:
         try:
-            return self._dispatcher.submit(call.requests, deadline_s)
+            return self._dispatcher.submit(call.requests, deadline_s, call.standing)
         except (DeadlineExceeded, NoWorkers, Overloaded) as error:
             if self._recorder is not None:
-                self._recorder.refused(call.requests, goal_class, error)
+                self._recorder.refused(call.requests, goal_class, error, call.standing.tenant)
             raise
 
     async def Cancel(self, message: pb.CancelRequest, context: Any) -> pb.CancelResponse:  # noqa: N802, ARG002

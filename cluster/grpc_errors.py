@@ -77,7 +77,8 @@ def _details(error: BaseException) -> list[Message]:
             resource = error_details_pb2.ResourceInfo(resource_type="model", resource_name=_short(error.model))
             return [_info(name, {"served": ",".join(error.served)}), resource]
         case errors.Overloaded():
-            return [_info(name, {"reason": error.reason}), _retry(error.retry_after_s)]
+            of_tenant = {"tenant": error.tenant} if error.tenant else {}
+            return [_info(name, {"reason": error.reason} | of_tenant), _retry(error.retry_after_s)]
         case errors.NoWorkers():
             return [_info(name, {"role": error.role}), _retry(error.retry_after_s)]
         case errors.DeadlineExceeded():

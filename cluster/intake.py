@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from twinpool.cluster.launch import GatewayConfig
 from twinpool.core.errors import InvalidRequest, ModelNotFound
+from twinpool.core.limits import Name
 from twinpool.core.messages import Goal, Request
 from twinpool.core.sampling import SamplingParams
 from twinpool.model.detokenizer import Detokenizer
@@ -16,6 +17,7 @@ from twinpool.model.shape import ModelShape
 from twinpool.model.tokenizer import TextTokenizer
 from twinpool.protos.convert import goal_from_proto, sampling_from_proto
 from twinpool.protos.twinpool.v1 import generation_pb2 as pb
+from twinpool.router.standing import DEFAULT_TENANT, USUAL, Standing
 
 MAX_REQUEST_ID = 128
 BYTES_PER_TOKEN_LIMIT = 64  # longer texts than this per token of context are refused before tokenising
@@ -32,6 +34,7 @@ class Call:
     before: tuple[int, ...]  # ids that the text of each answer continues
     echo: str  # what the text of each answer begins with
     shows_prompt_ids: bool
+    standing: Standing = USUAL
 
 
 class Intake:
@@ -55,6 +58,7 @@ class Intake:
             raise InvalidRequest("request_id", f"must be at most {MAX_REQUEST_ID} printable characters")
         sampling = sampling_from_proto(message.sampling)
         goal, priority = self._goal(message)
+        standing = self._standing(message)
         self._check_sampling(sampling)
         is_chat = message.WhichOneof("prompt") == "chat"
         if message.echo and is_chat:
@@ -69,6 +73,7 @@ class Intake:
             sampling=replace(sampling, stop=(), n=1),
             goal=goal,
             priority=priority,
+            tenant_salt="" if standing.tenant == DEFAULT_TENANT else standing.tenant,
             lossless_kv=message.lossless_kv,
         )
         return Call(
@@ -77,6 +82,7 @@ class Intake:
             before=() if is_chat else prompt_ids,
             echo=self._echo(message, prompt_ids) if message.echo else "",
             shows_prompt_ids=message.echo or sampling.prompt_logprobs is not None,
+            standing=standing,
         )
 
     def _goal(self, message: pb.GenerateRequest) -> tuple[Goal, int]:
@@ -84,6 +90,14 @@ class Intake:
         if name not in self._config.goals:
             raise InvalidRequest("goal_class", f"{name!r} is not one of: {', '.join(sorted(self._config.goals))}")
         return goal_from_proto(message) or self._config.goals[name], self._config.priorities[name]
+
+    def _standing(self, message: pb.GenerateRequest) -> Standing:
+        """Whose request it is, and what its class says of it. Nobody has proved the tenant's name."""
+        tenant = message.tenant or DEFAULT_TENANT
+        why = Name().refusal(tenant)
+        if why is not None:
+            raise InvalidRequest("tenant", why)
+        return replace(self._config.standings.get(message.goal_class or "default", USUAL), tenant=tenant)
 
     def _check_sampling(self, sampling: SamplingParams) -> None:
         """What only this model's shape and tokenizer can refuse."""

@@ -22,6 +22,9 @@ from twinpool.kv_transfer.codec_policy import possible_codecs
 from twinpool.model.shape import ModelShape, load_shape
 from twinpool.router.estimate import LatencyModel
 from twinpool.router.first_estimate import kinds_by_role
+from twinpool.router.settings import tenant_limits
+from twinpool.router.standing import OnMiss, Standing
+from twinpool.router.tenants import TenantLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,9 @@ class GatewayConfig:
     chunk_tokens: int
     cluster_secret: str = field(repr=False)
     request_log: str = ""  # absolute path of a file; empty: none
+    standings: Mapping[str, Standing] = field(default_factory=dict)  # by goal class; that of those missing is usual
+    tenants: Mapping[str, TenantLimits] = field(default_factory=dict)
+    aging_s: float = 30.0
     kinds: Mapping[Role, str] = field(default_factory=dict)  # of the workers of each role
     latencies: Mapping[str, LatencyModel] = field(default_factory=dict)  # by kind, as far as anything is known
 
@@ -200,6 +206,12 @@ def _gateway_config(spec: ClusterSpec, index: int, secret: str, folder: Path) ->
         max_attempts=spec.router.max_attempts,
         chunk_tokens=spec.batching.chunk_tokens,
         cluster_secret=secret,
+        standings={
+            name: Standing(on_miss=OnMiss(goal.on_miss), deadline_s=goal.deadline_s or float("inf"))
+            for name, goal in spec.goals.items()
+        },
+        tenants=tenant_limits(spec.tenants),
+        aging_s=spec.router.aging_s,
         request_log=path_of_replica(spec.gateway.request_log, folder, index, spec.gateway.replicas),
         kinds=kinds_by_role(spec),
     )

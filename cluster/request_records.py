@@ -15,6 +15,7 @@ from twinpool.cluster.flight import Flight, Flights
 from twinpool.cluster.request_log import RequestLog
 from twinpool.core.errors import Cancelled, DeadlineExceeded, NoWorkers, Overloaded
 from twinpool.core.messages import Request
+from twinpool.router.standing import DEFAULT_TENANT
 from twinpool.simulator.traces.request_log import LoggedRequest
 
 PIECE_TOKENS = 64
@@ -39,13 +40,17 @@ class RequestRecorder:
         for flight in flights.of_choice:
             ending, why = ("completed", "") if flights.is_over(flight.request.choice) else self._ending(flight, error)
             prompt = flight.request.token_ids[: flight.request.num_prompt_tokens]
-            logged = self._with_record(self._begun(flight.request, flight.arrived_s, goal_class, ending, why), flight)
+            begun = self._begun(flight.request, flight.arrived_s, goal_class, ending, why)
+            logged = self._with_record(replace(begun, tenant=_named(flight.standing.tenant)), flight)
             self._log.add(logged, partial(_with_names, prompt, self._key))
 
-    def refused(self, requests: Sequence[Request], goal_class: str, error: BaseException) -> None:
+    def refused(
+        self, requests: Sequence[Request], goal_class: str, error: BaseException, tenant: str = DEFAULT_TENANT
+    ) -> None:
         """A call was refused before any of it was begun."""
         for request in requests:
-            self._log.add(self._begun(request, self._clock(), goal_class, *_ending(error)))
+            begun = self._begun(request, self._clock(), goal_class, *_ending(error))
+            self._log.add(replace(begun, tenant=_named(tenant)))
 
     def close(self) -> None:
         """Write what waits; may wait for the disk."""
@@ -103,6 +108,11 @@ def _ending(error: BaseException | None) -> tuple[str, str]:
         case DeadlineExceeded():
             return "cut", str(error)
     return "failed", type(error).__name__
+
+
+def _named(tenant: str) -> str:
+    """As a log has it: empty for who named none."""
+    return "" if tenant == DEFAULT_TENANT else tenant
 
 
 def _with_names(prompt: Sequence[int], key: bytes, logged: LoggedRequest) -> LoggedRequest:

@@ -36,6 +36,12 @@ def print_status(status: Values) -> None:
         for line in (worker["cause"], transfer_line(worker["transfer"]), *link_lines(worker["links"])):
             if line:
                 console.print(f"{worker['id']}: {line}", markup=False)
+    if status["tenants"]:
+        names = ("tenant", "queued", "running", "admitted", "refused", "prompt tokens", "output tokens")
+        table = Table(*names, box=None)
+        for tenant in status["tenants"]:
+            table.add_row(*map(str, tenant.values()))
+        console.print(table)
     for gateway in status["gateways"]:
         console.print(f"gateway {gateway['grpc']} (pid {gateway['pid']})")
 

@@ -64,12 +64,16 @@ class Forbidden(TwinpoolError):
 
 
 class Overloaded(TwinpoolError):
-    """Refused early, because accepting would miss goals; ``reason`` names the rule that refused."""
+    """Refused early, because accepting would miss goals; ``reason`` names the rule that refused.
 
-    def __init__(self, reason: str, retry_after_s: float) -> None:
+    ``tenant`` is set where it is this tenant's own limit: others are served meanwhile.
+    """
+
+    def __init__(self, reason: str, retry_after_s: float, tenant: str = "") -> None:
         super().__init__(f"overloaded: {reason}; retry after {retry_after_s:.3g} s")
         self.reason = reason
         self.retry_after_s = retry_after_s
+        self.tenant = tenant
 
 
 class NoWorkers(TwinpoolError):

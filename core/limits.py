@@ -3,7 +3,10 @@
 Knows no parameter by name; core/sampling.py says which has which limit.
 """
 
+import re
 from dataclasses import dataclass
+
+NAME_PATTERN = "[a-z0-9-]{1,40}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,17 @@ class Text:
 
 
 @dataclass(frozen=True, slots=True)
+class Name:
+    """A name as a cluster's YAML has them: 1 to 40 lower-case letters, digits and hyphens."""
+
+    def refusal(self, value: object) -> str | None:
+        """Why the value is refused, or None when it is allowed."""
+        if isinstance(value, str) and re.fullmatch(NAME_PATTERN, value):
+            return None
+        return f"must be 1 to 40 lower-case letters, digits and hyphens, not {shown(value)}"
+
+
+@dataclass(frozen=True, slots=True)
 class Several:
     """A tuple of at most ``most`` items, each within a limit of its own."""
 
@@ -110,7 +124,7 @@ class ByToken:
         return None
 
 
-Limit = Whole | Real | Flag | Text | Several | ByToken
+Limit = Whole | Real | Flag | Text | Name | Several | ByToken
 
 
 def shown(value: object) -> str:

@@ -6,44 +6,27 @@ Knows no file, no model and no worker; where a key stood in a file is core/spec_
 import math
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from twinpool.core.messages import Goal, Role
 from twinpool.core.spec_fields import (
     MAX_PORT,
     Bytes,
-    Cores,
-    Hardware,
     IPAddress,
     Name,
-    OneForNow,
     Port,
     PowerOfTwo,
     Problem,
     RayAddress,
-    Seconds,
-    Threads,
     is_loopback,
     not_yet,
-    parse_cores,
     refuse,
 )
-
-MAX_WORKERS = 1024
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+from twinpool.core.spec_pools import PoolsSpec
+from twinpool.core.spec_requests import GoalSpec, RouterSpec, TenantSpec
+from twinpool.core.spec_section import Section
 
 
-class ModelSpec(_Section):
+class ModelSpec(Section):
     """The model that the cluster serves."""
 
     path: str = Field(min_length=1, max_length=4096)
@@ -65,60 +48,7 @@ class ModelSpec(_Section):
         return self
 
 
-class PoolSpec(_Section):
-    """The workers of one role."""
-
-    workers: int = Field(ge=0, le=MAX_WORKERS)
-    """How many."""
-    tensor_parallel: OneForNow = 1
-    """Ranks that share each layer of one worker."""
-    pipeline_parallel: OneForNow = 1
-    """Ranks that share the layers of one worker."""
-    hardware: Hardware | None = None
-    """What GPU each rank has: the router's first estimate and the simulator suppose it; nobody checks it."""
-    threads: Threads = "auto"
-    """CPU threads each worker computes with; auto is its cores, or its share of the machine's."""
-    cores: Cores = ""
-    """CPU cores of the pool, such as 0-3,8: each worker is pinned to an equal slice of them, in this order."""
-
-    @model_validator(mode="after")
-    def _has_cores(self) -> Self:
-        num_cores = len(parse_cores(self.cores))
-        if num_cores and self.workers and num_cores % self.workers:
-            what = f"{num_cores} cores cannot be shared out equally among {self.workers} workers"
-            refuse([Problem(("cores",), what)])
-        each = num_cores // self.workers if self.workers else 0
-        if each and isinstance(self.threads, int) and self.threads > each:
-            refuse([Problem(("threads",), f"{self.threads} are over the {each} cores that each worker is pinned to")])
-        return self
-
-    def cores_of(self, index: int) -> tuple[int, ...]:
-        """The cores of one of the pool's workers; none when nothing was said."""
-        cores = parse_cores(self.cores)
-        size = len(cores) // self.workers
-        return cores[index * size : (index + 1) * size]
-
-
-class PoolsSpec(_Section):
-    """Workers by role. Requests need workers that prefill and workers that decode; mixed ones do both."""
-
-    prefill: PoolSpec = PoolSpec(workers=0)
-    decode: PoolSpec = PoolSpec(workers=0)
-    mixed: PoolSpec = PoolSpec(workers=0)
-
-    def by_role(self) -> dict[Role, PoolSpec]:
-        """Every pool, empty ones too."""
-        return {Role.PREFILL: self.prefill, Role.DECODE: self.decode, Role.MIXED: self.mixed}
-
-    @model_validator(mode="after")
-    def _can_serve(self) -> Self:
-        if not self.mixed.workers and not (self.prefill.workers and self.decode.workers):
-            what = "cannot serve: need at least one prefill and one decode worker, or one mixed worker"
-            refuse([Problem((), what)])
-        return self
-
-
-class KVSpec(_Section):
+class KVSpec(Section):
     """The KV memory of each worker."""
 
     block_tokens: PowerOfTwo = Field(default=16, ge=8, le=256)
@@ -131,7 +61,7 @@ class KVSpec(_Section):
     """Most of a worker's KV that may wait for a decode worker with room."""
 
 
-class BatchingSpec(_Section):
+class BatchingSpec(Section):
     """How much one step of a worker may hold."""
 
     chunk_tokens: int = Field(default=512, ge=1, le=2**20)
@@ -140,7 +70,7 @@ class BatchingSpec(_Section):
     """Sequences that one step may decode."""
 
 
-class TransferSpec(_Section):
+class TransferSpec(Section):
     """How KV moves between workers."""
 
     link: Annotated[Literal["auto", "gloo", "shm", "nccl", "cuda_ipc"], not_yet("memory", "nixl")] = "auto"
@@ -160,44 +90,7 @@ class TransferSpec(_Section):
         return self
 
 
-class RouterSpec(_Section):
-    """Where requests go, and how long they may wait."""
-
-    policy: Literal["round_robin", "least_loaded", "prefix_aware", "slo"] = "slo"
-    """How workers are chosen."""
-    disaggregate: Literal["always", "when_cheaper", "never"] = "when_cheaper"
-    """Whether prefill and decode of one request run on two workers."""
-    on_prefill_loss: Literal["local", "fail"] = "local"
-    """With no prefill worker left: let decode workers prefill, or fail requests."""
-    max_queued: int = Field(default=1024, ge=0, le=2**20)
-    """Requests that may wait at a gateway; beyond it they are refused early."""
-    max_attempts: int = Field(default=3, ge=1, le=100)
-    """How often one request is tried when workers die under it."""
-    profile: str | None = Field(default=None, min_length=1, max_length=4096)
-    """File of `twinpool profile`, relative to this file: how long the workers' steps and handoffs take."""
-
-
-class GoalSpec(_Section):
-    """Upper bounds that a class of requests should meet."""
-
-    ttft_s: Seconds
-    """Seconds from arrival to the first token."""
-    tpot_s: Seconds
-    """Mean seconds between later tokens."""
-    priority: Literal["high", "normal", "low"] = "normal"
-    """Who goes first when not all can."""
-
-    @property
-    def goal(self) -> Goal:
-        return Goal(self.ttft_s, self.tpot_s)
-
-    @property
-    def priority_rank(self) -> int:
-        """The priority as requests carry it: smaller goes first, 0 is normal."""
-        return {"high": -1, "normal": 0, "low": 1}[self.priority]
-
-
-class GatewaySpec(_Section):
+class GatewaySpec(Section):
     """Where clients connect."""
 
     host: str = Field(default="127.0.0.1", pattern=r"^[A-Za-z0-9.:_-]{1,253}$")
@@ -228,7 +121,7 @@ class GatewaySpec(_Section):
         return self
 
 
-class RaySpec(_Section):
+class RaySpec(Section):
     """The Ray cluster that places and supervises the workers."""
 
     address: RayAddress = "local"
@@ -237,7 +130,7 @@ class RaySpec(_Section):
     """Size of the object store of a local Ray, at least 75MiB. Tokens and KV never pass through it."""
 
 
-class ClusterSpec(_Section):
+class ClusterSpec(Section):
     """A Twinpool cluster."""
 
     name: Name
@@ -250,6 +143,8 @@ class ClusterSpec(_Section):
     router: RouterSpec = RouterSpec()
     goals: dict[Name, GoalSpec] = Field(default_factory=dict, validate_default=True)
     """Goals by class of request; `default` holds for requests that name none."""
+    tenants: dict[Name, TenantSpec] = Field(default_factory=dict)
+    """Limits by tenant; `default` holds for requests that name none, and for each tenant that is not named here."""
     gateway: GatewaySpec = GatewaySpec()
     ray: RaySpec = RaySpec()
 

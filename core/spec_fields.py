@@ -11,6 +11,7 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
+from twinpool.core.limits import NAME_PATTERN
 from twinpool.core.messages import MAX_GOAL_S
 
 NOT_YET = "is not supported by this version"
@@ -164,7 +165,7 @@ Cores = Annotated[str, BeforeValidator(_read_cores), WithJsonSchema(_CORES_SCHEM
 PowerOfTwo = Annotated[int, AfterValidator(_check_power_of_two)]
 Port = Annotated[int, Field(ge=0, le=MAX_PORT)]
 Seconds = Annotated[float, Field(gt=0, le=MAX_GOAL_S, allow_inf_nan=False)]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9-]{1,40}$")]
+Name = Annotated[str, Field(pattern=f"^{NAME_PATTERN}$")]
 IPAddress = Annotated[str, AfterValidator(_check_ip_address)]
 RayAddress = Annotated[str, AfterValidator(_check_ray_address)]
 OneForNow = Annotated[int, Field(ge=1, le=1024, json_schema_extra={"const": 1}), only(1)]

@@ -18,8 +18,9 @@ from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEv
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from twinpool.core.errors import SpecError
-from twinpool.core.spec import ClusterSpec, GoalSpec
+from twinpool.core.spec import ClusterSpec
 from twinpool.core.spec_fields import KeyPath, Problem, dotted, shown
+from twinpool.core.spec_requests import GoalSpec, TenantSpec
 
 MAX_FILE_BYTES = 64 * 1024  # parsing this much takes about a second
 MAX_DEPTH = 16
@@ -30,6 +31,7 @@ _WORDING = (  # pydantic's, and ours
     ("Input should be", "must be"),
     ("String should", "must"),
 )
+_BY_NAME: Mapping[str, type[BaseModel]] = {"goals": GoalSpec, "tenants": TenantSpec}  # sections under any name
 _TAG = "tag:yaml.org,2002:"
 _KINDS = ("map", "seq", "str", "int", "float", "bool", "null")
 
@@ -95,9 +97,11 @@ def _explain(item: ErrorDetails) -> list[Problem]:
 
 def _unknown_key(path: KeyPath) -> str:
     section: type[BaseModel] = ClusterSpec
-    for key in path[:-1]:
-        within = section.model_fields.get(str(key))
-        section = GoalSpec if within is None or key == "goals" else cast("type[BaseModel]", within.annotation)
+    if path[0] in _BY_NAME:
+        section = _BY_NAME[str(path[0])]
+    else:
+        for key in path[:-1]:
+            section = cast("type[BaseModel]", section.model_fields[str(key)].annotation)
     known = sorted(section.model_fields)
     close = get_close_matches(str(path[-1]), known, 1)
     return f"unknown key; did you mean {close[0]}?" if close else f"unknown key; known: {', '.join(known)}"

@@ -69,31 +69,63 @@ class MachineCode:
 def compile_variant(variant: Variant, target_name: str, cache: Path | None = None) -> MachineCode:
     """Compile for one of ``TARGETS``, or read what an earlier run found in ``cache``.
 
-    The cache knows a variant by its source with all that it calls, its signature, its constants and Triton's version.
+    Triton's own cache is not used, and nothing is left in it.
 
     Raises:
-        triton.TritonError and others of the compiler: the variant does not compile.
+        Exception: Triton's, of many classes: the variant does not compile.
         RuntimeError: the interpreter is on, or the disassembler failed.
     """
+    known = recall(variant, target_name, cache)
+    if known is not None:
+        return known
     if triton.knobs.runtime.interpret:
         raise RuntimeError("TRITON_INTERPRET is set: nothing can be compiled")
-    kept = None if cache is None else cache / f"{_digest(variant, target_name)}.json"
-    if kept is not None and kept.exists():
-        return MachineCode(**json.loads(kept.read_text()))
-    code = _compile(variant, target_name)
-    if kept is not None:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=kept.parent, delete=False) as draft:
-            json.dump(asdict(code), draft)
-        Path(draft.name).replace(kept)
+    with tempfile.TemporaryDirectory() as triton_cache, triton.knobs.cache.scope():
+        triton.knobs.cache.dir = triton_cache
+        code = _compile(variant, target_name)
+    if cache is not None:
+        _keep(code, _cached_at(variant, target_name, cache))
     return code
+
+
+def recall(variant: Variant, target_name: str, cache: Path | None) -> MachineCode | None:
+    """What an earlier run found. A variant is known by its source with all that it calls, its signature, its constants,
+    Triton's version and this file."""
+    if cache is None or not (kept := _cached_at(variant, target_name, cache)).exists():
+        return None
+    return MachineCode(**json.loads(kept.read_text()))
+
+
+def _keep(code: MachineCode, at: Path) -> None:
+    at.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=at.parent, delete=False) as draft:
+        json.dump(asdict(code), draft)
+    Path(draft.name).replace(at)
+
+
+def _cached_at(variant: Variant, target_name: str, cache: Path) -> Path:
+    return cache / f"{_digest(variant, target_name)}.json"
 
 
 def _digest(variant: Variant, target_name: str) -> str:
     options = (variant.num_warps, variant.num_stages, triton.__version__, target_name)
     parts = (sorted(variant.signature.items()), sorted(variant.aligned), sorted(variant.constants.items()), options)
-    facts = repr((variant.kernel.cache_key, variant.kernel_name, variant.name, parts, Path(__file__).read_text()))
+    sources = sorted(_sources(variant.kernel))
+    facts = repr((sources, variant.kernel_name, variant.name, parts, Path(__file__).read_text()))
     return hashlib.sha256(facts.encode()).hexdigest()[:32]
+
+
+def _sources(kernel: Any) -> set[str]:
+    """Of a kernel, of what it calls, and of the constants that it names; not where in its file it stands, as Triton's
+    own key has it. Triton's functions have its version."""
+    found = {kernel.src}
+    for name in kernel.fn.__code__.co_names:
+        value = kernel.fn.__globals__.get(name)
+        if isinstance(value, triton.JITFunction) and not value.fn.__module__.startswith("triton."):
+            found |= _sources(value)
+        elif isinstance(value, triton.language.constexpr):
+            found.add(f"{name} = {value.value!r}")
+    return found
 
 
 def _compile(variant: Variant, target_name: str) -> MachineCode:

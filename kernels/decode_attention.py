@@ -48,7 +48,7 @@ def decode_attention(
         q_THD: fp16, bf16 or fp32; strides (any multiple of 16, D, 1).
         kv_N2KBD: one layer of the pool, ``pool[:, layer]``; q's dtype; contiguous from K on. The step's keys and values
             are in it.
-        table_SM: int32 or int64 block ids; what lies past a sequence's context is not read.
+        table_SM: int32 block ids; what lies past a sequence's context is not read.
         cu_seqlens: int32 ``[S + 1]``: sequence s owns rows ``[cu_seqlens[s], cu_seqlens[s + 1])``.
         context_S: int32 tokens of each sequence, the new ones among them; 0 for a place that is not used.
         plan: filled by ``plan_decode`` for these sequences. Its partial results are overwritten.
@@ -107,7 +107,7 @@ if triton is not None:
     def _decode_attention_kernel(  # type: ignore[no-untyped-def]
         q_ptr,  # [T, H, D]
         kv_ptr,  # [N, 2, K, B, D]
-        table_ptr,  # int32 or int64 [S, M]
+        table_ptr,  # int32 [S, M]
         cu_ptr,  # int32 [S + 1]
         context_ptr,  # int32 [S]
         first_item_ptr,  # int32 [S + 1]

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import torch
 
-from twinpool.kernels.paged_kv import NO_WINDOW, power_of_two
-from twinpool.kernels.tiles import SHORT_ROWS, Tiles
+from twinpool.kernels.paged_kv import ALIGNMENT, NO_WINDOW, power_of_two
+from twinpool.kernels.tiles import Tiles
 
 try:
     import triton
@@ -79,7 +79,7 @@ def make_decode_plan(
 
     Args:
         num_sms: multiprocessors (compute units) that are to be kept busy.
-        most_queries: new tokens of one sequence, at most; with G heads each they must fit ``SHORT_ROWS``.
+        most_queries: new tokens of one sequence, at most; with G heads each they must fit ``tiles``.
         most_splits: 1: never cut a sequence; nothing is merged then.
 
     Raises:
@@ -88,8 +88,8 @@ def make_decode_plan(
     rows = most_queries * num_heads // num_kv_heads
     if not 0 <= num_sequences <= MOST_SEQUENCES:
         raise ValueError(f"{num_sequences} sequences: a plan holds 0 to {MOST_SEQUENCES}")
-    if most_queries < 1 or rows > SHORT_ROWS[-1]:
-        raise ValueError(f"{most_queries} queries are {rows} rows: 1 to {SHORT_ROWS[-1]} are wanted")
+    if not 1 <= rows <= tiles.block_m:
+        raise ValueError(f"{most_queries} queries are {rows} rows: 1 to {tiles.block_m} are wanted")
     if num_sms < 1 or not 1 <= most_splits <= MOST_SPLITS or (window is not None and window < 1):
         raise ValueError(f"{num_sms} SMs, {most_splits} splits, window {window}: out of range")
     target_items = max(num_sms * PROGRAMS_PER_SM // num_kv_heads, 1)
@@ -122,6 +122,8 @@ def plan_decode(plan: DecodePlan, cu_seqlens: torch.Tensor, context_S: torch.Ten
     for tensor in (cu_seqlens, context_S):
         if tensor.dtype != torch.int32 or not tensor.is_contiguous() or tensor.device != plan.chunk.device:
             raise ValueError(f"lengths must be int32, contiguous and on {plan.chunk.device}")
+        if tensor.data_ptr() % ALIGNMENT:
+            raise ValueError(f"the address of lengths is no multiple of {ALIGNMENT}")
     if not num_sequences:
         return
     _plan_decode_kernel[(1,)](

@@ -22,7 +22,7 @@ if triton is not None:
 
     @triton.jit
     def load_pages(  # type: ignore[no-untyped-def]
-        table_ptr,  # int32 or int64: one sequence's block ids
+        table_ptr,  # int32: one sequence's block ids
         tile,  # which tile of BLOCK_N keys
         low,  # keys [low, end) are there to be read
         end,
@@ -30,7 +30,10 @@ if triton is not None:
         BLOCK_N: tl.constexpr,
         GATHER: tl.constexpr,
     ):
-        """The block ids of one tile: one for all of it, or with GATHER (blocks shorter than tiles) one for each key."""
+        """The block ids of one tile: one for all of it, or with GATHER (blocks shorter than tiles) one for each key.
+
+        They are int64, as a block's offset in the pool does not fit 32 bits.
+        """
         if GATHER:
             key = tile * BLOCK_N + tl.arange(0, BLOCK_N)
             page = tl.load(table_ptr + (key >> block_shift), mask=(key >= low) & (key < end), other=0)

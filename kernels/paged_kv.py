@@ -53,13 +53,15 @@ def check_batch(q_THD: torch.Tensor, table_SM: torch.Tensor, cu_seqlens: torch.T
         raise ValueError(f"cu_seqlens {tuple(cu_seqlens.shape)} and context {tuple(context_S.shape)} must be S+1 and S")
     if table_SM.dim() != 2 or len(table_SM) != len(context_S) or table_SM.stride(1) != 1:
         raise ValueError(f"table {tuple(table_SM.shape)} must be [S, M], its rows contiguous")
-    if not cu_seqlens.dtype == context_S.dtype == torch.int32 or table_SM.dtype not in (torch.int32, torch.int64):
-        raise ValueError("cu_seqlens and context must be int32, the table int32 or int64")
+    if not table_SM.dtype == cu_seqlens.dtype == context_S.dtype == torch.int32:
+        raise ValueError(f"{table_SM.dtype} table, {cu_seqlens.dtype} and {context_S.dtype} lengths must be int32")
     if not (cu_seqlens.is_contiguous() and context_S.is_contiguous()):
         raise ValueError("cu_seqlens and context must be contiguous")
     for name, tensor in (("table", table_SM), ("cu_seqlens", cu_seqlens), ("context", context_S)):
         if tensor.device != q_THD.device:
             raise ValueError(f"{name} on {tensor.device}, but q on {q_THD.device}")
+        if tensor.data_ptr() % ALIGNMENT:
+            raise ValueError(f"the address of {name} is no multiple of {ALIGNMENT}")
 
 
 def row_stride(x_THD: torch.Tensor) -> int:

@@ -12,7 +12,7 @@ import math
 
 import torch
 
-from twinpool.kernels.paged_kv import NO_WINDOW, check_batch, check_layer, power_of_two, row_stride
+from twinpool.kernels.paged_kv import ALIGNMENT, NO_WINDOW, check_batch, check_layer, power_of_two, row_stride
 from twinpool.kernels.tiles import Tiles, interpreting
 
 try:
@@ -24,7 +24,7 @@ except ImportError:  # triton is optional: CPUs never need it
     triton = None
 
 # Values of these must not make another variant; strides of q, out and KV are multiples of 16 always.
-UNSPECIALISED = ("table_stride", "group", "window", "scale_log2", "block_shift")
+UNSPECIALISED = ("table_stride", "num_kv_heads", "group", "window", "scale_log2", "block_shift")
 
 
 def prefill_attention(
@@ -46,7 +46,7 @@ def prefill_attention(
         q_THD: fp16, bf16 or fp32; strides (any multiple of 16, D, 1).
         kv_N2KBD: one layer of the pool, ``pool[:, layer]``; q's dtype; contiguous from K on. The step's keys and values
             are in it.
-        table_SM: int32 or int64 block ids; what lies past a sequence's context is not read.
+        table_SM: int32 block ids; what lies past a sequence's context is not read.
         cu_seqlens: int32 ``[S + 1]``: sequence s owns rows ``[cu_seqlens[s], cu_seqlens[s + 1])``.
         context_S: int32 tokens of each sequence, the new ones among them.
         tiles_C2: int32, contiguous, of ``plan_prefill`` for ``tiles.block_m`` and this window. Its numbers are not
@@ -66,7 +66,7 @@ def prefill_attention(
         return
     num_heads, head_dim = q_THD.shape[1:]
     _, _, num_kv_heads, block_tokens, _ = kv_N2KBD.shape
-    _prefill_attention_kernel[(num_kv_heads, len(tiles_C2))](
+    _prefill_attention_kernel[(len(tiles_C2) * num_kv_heads,)](
         q_THD,
         kv_N2KBD,
         table_SM,
@@ -80,6 +80,7 @@ def prefill_attention(
         kv_N2KBD.stride(0),
         num_kv_heads * block_tokens * head_dim,
         block_tokens * head_dim,
+        num_kv_heads,
         num_heads // num_kv_heads,
         NO_WINDOW if window is None else min(window, NO_WINDOW),
         math.log2(math.e) * head_dim**-0.5,
@@ -100,6 +101,8 @@ def prefill_attention(
 def _check_tiles(tiles_C2: torch.Tensor, q_THD: torch.Tensor) -> None:
     if tiles_C2.dim() != 2 or tiles_C2.shape[1] != 2 or not tiles_C2.is_contiguous():
         raise ValueError(f"tiles {tuple(tiles_C2.shape)} must be [C, 2], contiguous")
+    if tiles_C2.data_ptr() % ALIGNMENT:
+        raise ValueError(f"the address of tiles is no multiple of {ALIGNMENT}")
     if tiles_C2.dtype != torch.int32 or tiles_C2.device != q_THD.device:
         raise ValueError(f"tiles are {tiles_C2.dtype} on {tiles_C2.device}: int32 on {q_THD.device} is wanted")
 
@@ -110,7 +113,7 @@ if triton is not None:
     def _prefill_attention_kernel(  # type: ignore[no-untyped-def]
         q_ptr,  # [T, H, D]
         kv_ptr,  # [N, 2, K, B, D]
-        table_ptr,  # int32 or int64 [S, M]
+        table_ptr,  # int32 [S, M]
         cu_ptr,  # int32 [S + 1]
         context_ptr,  # int32 [S]
         tiles_ptr,  # int32 [C, 2]: sequence, first query
@@ -121,6 +124,7 @@ if triton is not None:
         block_stride,
         value_offset,
         head_stride,
+        num_kv_heads,  # K
         group,  # G
         window,
         scale_log2,
@@ -134,12 +138,12 @@ if triton is not None:
         UPCAST: tl.constexpr,
         PRECISION: tl.constexpr,
     ):
-        """Grid (K, C): program (k, c) attends the queries of tile c, with all query heads of KV head k, to their keys.
+        """Grid (C * K,): program c * K + k attends the queries of tile c, with all query heads of KV head k.
 
         Heads vary fastest, so that tiles start in the order of the list.
         """
-        head = tl.program_id(0)
-        item = tl.program_id(1)
+        head = tl.program_id(0) % num_kv_heads
+        item = tl.program_id(0) // num_kv_heads
         sequence = tl.load(tiles_ptr + 2 * item)
         first_query = tl.load(tiles_ptr + 2 * item + 1)
         first_row = tl.load(cu_ptr + sequence)

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 
 import torch
 
-SHORT_ROWS = (16, 64)  # rows (queries x query heads of a KV head) that the decode kernel takes, in one of these sizes
-
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
@@ -17,6 +15,16 @@ class Gpu:
 
     backend: str  # cuda or hip
     arch: int | str  # 80, 90, 100; gfx942
+
+    @property
+    def is_ampere(self) -> bool:
+        """Whether matrix products read registers only, so that large tiles want more warps. Ada is no different."""
+        return self.backend == "cuda" and int(self.arch) < 90
+
+    def stages(self, head_dim: int) -> int:
+        """Of loads in flight: two buffers where shared memory has room, and one where it has 64 or 99 KiB."""
+        narrow = self.is_ampere and self.arch != 80
+        return 2 if self.backend == "hip" or (narrow and head_dim > 128) else 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,29 +58,37 @@ def gpu_of(device: torch.device) -> Gpu:
     return Gpu("cuda", major * 10 + minor)
 
 
+def decode_rows(dtype: torch.dtype) -> tuple[int, ...]:
+    """Sizes of the decode kernel's tiles, in rows (queries x query heads of a KV head); the last bounds what is short.
+
+    float32 has the small one only: without matrix units, a large one does not fit the registers.
+    """
+    return (16,) if dtype == torch.float32 else (16, 64)
+
+
 def choose_decode_tiles(gpu: Gpu, head_dim: int, dtype: torch.dtype, rows: int) -> Tiles:
     """Tiles for at most ``rows`` rows a sequence.
 
     Raises:
         ValueError: more rows than the decode kernel takes.
     """
-    if not 1 <= rows <= SHORT_ROWS[-1]:
-        raise ValueError(f"{rows} rows: the decode kernel takes 1 to {SHORT_ROWS[-1]}")
-    block_m = next(size for size in SHORT_ROWS if rows <= size)
+    sizes = decode_rows(dtype)
+    if not 1 <= rows <= sizes[-1]:
+        raise ValueError(f"{rows} rows of {dtype}: the decode kernel takes 1 to {sizes[-1]}")
+    block_m = next(size for size in sizes if rows <= size)
     if dtype == torch.float32:
         return Tiles(block_m, 16, 4, 2, "ieee")
-    wide = head_dim > 128
-    stages = 2 if gpu.backend == "hip" else 3
-    return Tiles(block_m, 32 if wide else 64, 4, stages, "ieee")
+    warps = 8 if block_m > 16 and (head_dim > 128 or gpu.is_ampere) else 4
+    return Tiles(block_m, 32 if head_dim > 128 else 64, warps, gpu.stages(head_dim), "ieee")
 
 
 def choose_prefill_tiles(gpu: Gpu, head_dim: int, dtype: torch.dtype) -> Tiles:
     """Tiles for long runs of queries."""
-    if dtype == torch.float32:
-        return Tiles(32, 16, 4, 2, "ieee")
     wide = head_dim > 128
+    if dtype == torch.float32:
+        return Tiles(16, 16, 4, 2, "ieee") if wide else Tiles(32, 16, 8, 2, "ieee")
     if gpu.backend == "hip":
         return Tiles(64 if wide else 128, 32 if wide else 64, 4, 2, "ieee")
-    if wide:
-        return Tiles(64, 32, 4, 2, "ieee")
-    return Tiles(128, 64, 8, 3, "ieee")
+    if gpu.is_ampere:
+        return Tiles(64 if wide else 128, 32 if head_dim > 64 else 64, 8, gpu.stages(head_dim), "ieee")
+    return Tiles(128, 32 if wide else 64, 8, 2 if wide else 3, "ieee")

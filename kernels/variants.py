@@ -10,10 +10,18 @@ from typing import Any
 
 import torch
 
-from twinpool.kernels import decode_attention, decode_plan, merge_partials, prefill_attention
+from twinpool.kernels import (
+    add_rms_norm,
+    decode_attention,
+    decode_plan,
+    merge_partials,
+    prefill_attention,
+    rope_kv_write,
+    silu_mul,
+)
 from twinpool.kernels.ahead_of_time import TARGETS, Variant
 from twinpool.kernels.paged_kv import BLOCK_TOKENS, DTYPES, HEAD_DIMS, power_of_two
-from twinpool.kernels.tiles import SHORT_ROWS, Gpu, Tiles, choose_decode_tiles, choose_prefill_tiles
+from twinpool.kernels.tiles import Gpu, Tiles, choose_decode_tiles, choose_prefill_tiles, decode_rows
 
 NAMES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
 INT, POINTER = "i32", "*i32"
@@ -29,9 +37,14 @@ def list_variants(target_name: str) -> Iterator[Variant]:
     """Every variant that may be launched on a target."""
     gpu = gpu_of_target(target_name)
     yield from decode_plans()
+    for dtype in DTYPES:
+        yield from norms(dtype)
+        yield gate(dtype)
     for head_dim, dtype in product(HEAD_DIMS, DTYPES):
         yield merge(head_dim, dtype)
-        for rows in SHORT_ROWS:
+        for normed in (False, True):
+            yield rope(head_dim, dtype, normed=normed)
+        for rows in decode_rows(dtype):
             tiles = choose_decode_tiles(gpu, head_dim, dtype, rows)
             for gather in gathers(tiles):
                 yield decode(head_dim, dtype, tiles, gather=gather)
@@ -97,6 +110,41 @@ def decode_plans() -> Iterator[Variant]:
         kernel = decode_plan._plan_decode_kernel
         yield Variant(kernel, f"sequences{lanes}", signature, aligned, {"LANES": lanes}, 4)
         lanes *= 2
+
+
+def norms(dtype: torch.dtype) -> Iterator[Variant]:
+    """Norms of rows up to some width, with and without an addition."""
+    data = f"*{NAMES[dtype]}"
+    signature = dict.fromkeys(("residual_ptr", "added_ptr", "weight_ptr", "out_ptr"), data) | {"width": INT}
+    aligned = frozenset(signature)
+    signature |= {"eps": "fp32"}
+    block = add_rms_norm.LEAST_WIDTH
+    while block <= add_rms_norm.MOST_WIDTH:
+        for add in (False, True):
+            name = f"width{block}-{NAMES[dtype]}{'-add' if add else ''}"
+            constants = {"ADD": add, "BLOCK": block}
+            warps = add_rms_norm.norm_warps(block)
+            yield Variant(add_rms_norm._add_rms_norm_kernel, name, signature, aligned, constants, warps)
+        block *= 2
+
+
+def gate(dtype: torch.dtype) -> Variant:
+    """SwiGLU's gate."""
+    signature = dict.fromkeys(("gate_up_ptr", "out_ptr"), f"*{NAMES[dtype]}") | {"inner": INT}
+    constants = {"BLOCK": silu_mul.CHUNK}
+    return Variant(silu_mul._silu_mul_kernel, NAMES[dtype], signature, frozenset(signature), constants, 4)
+
+
+def rope(head_dim: int, dtype: torch.dtype, *, normed: bool) -> Variant:
+    """Rotation and writing of KV."""
+    pointers = ("qkv_ptr", "cos_ptr", "signed_sin_ptr", "norm_ptr", "kv_ptr")
+    signature = dict.fromkeys(pointers, f"*{NAMES[dtype]}") | dict.fromkeys(("position_ptr", "slot_ptr"), "*i64")
+    signature |= dict.fromkeys(("qkv_stride", "block_stride", "value_offset", "head_stride"), INT)
+    aligned = frozenset(signature)
+    signature |= dict.fromkeys(rope_kv_write.UNSPECIALISED, INT) | {"eps": "fp32"}
+    constants = {"HEAD_DIM": head_dim, "HALF": power_of_two(head_dim // 2), "NORM": normed}
+    name = f"d{head_dim}-{NAMES[dtype]}{'-norm' if normed else ''}"
+    return Variant(rope_kv_write._rope_kv_write_kernel, name, signature, aligned, constants, 1)
 
 
 def _tile_constants(head_dim: int, tiles: Tiles, *, gather: bool) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from datetime import timedelta
 from functools import partial
 from typing import Any, Self, TypedDict, Unpack
 
-from twinpool.kv_transfer.link import CHUNK_BYTES, LinkError, LinkEvents, Ticket
 from twinpool.kv_transfer.chunk_wire import Wire
+from twinpool.kv_transfer.link import CHUNK_BYTES, LinkError, LinkEvents, Ticket
 from twinpool.kv_transfer.link_thread import LinkThread, ReceiveThread, SendThread
 from twinpool.model.kv_layout import KVCache
 

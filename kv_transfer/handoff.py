@@ -13,7 +13,7 @@ from twinpool.kv_transfer.plan import Span
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How long an end waits for what, in seconds of its own monotonic clock."""
+    """How long an end waits for what, in seconds of its own monotonic clock, and how much it announces at once."""
 
     lease_s: float = 10.0  # silence of the peer, after which it counts as lost
     park_s: float = 10.0  # KV whose target was lost is kept for another target
@@ -22,6 +22,7 @@ class Limits:
     commit_s: float = 10.0  # Seal to Committed, at the source
     verify_s: float = 5.0  # Seal to the last group, at the target
     stop_s: float = 5.0  # for what is outstanding to run out after an abort; then the link is closed
+    joined_bytes: int = 64 << 20  # of KV that waits, in one group; raw. What is announced is sent, even after an abort
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """Moves groups over a wire on a thread of its own: cut, copy, code, digest and check, two chunks in flight.
 
-The thread opens the wire too, since both opening and waiting may block for their whole deadline. Knows no transport:
-a Wire posts byte arrays and waits for them.
+The thread opens the wire too, since both opening and waiting may block for their whole deadline. Long runs of bytes are
+sent from blocks, and received into them, where the wire can; others are staged. Knows no transport: a Wire posts byte
+arrays and waits for them.
 """
 
 import logging
@@ -10,79 +11,31 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Protocol
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any
 
-import numpy as np
+import xxhash
 
+from twinpool.kv_transfer.chunk import Chunk, lies_in_blocks, new_header
+from twinpool.kv_transfer.chunk_wire import Wait, Wire
 from twinpool.kv_transfer.chunks import cut_group, max_chunk_bytes
 from twinpool.kv_transfer.coder import Coder, aligned_bytes
-from twinpool.kv_transfer.header import (
-    HEADER_BYTES,
-    Bytes,
-    ChunkHeader,
-    HeaderError,
-    data_digest,
-    handoff_id,
-    is_intact,
-    pack_header,
-)
+from twinpool.kv_transfer.header import Bytes, HeaderError, pack_header, sent_digest
 from twinpool.kv_transfer.link import CHUNK_BYTES, BlockIds, Group, LinkError, LinkEvents
 from twinpool.kv_transfer.plan import Span
-from twinpool.model.kv_layout import HeadRange, KVCache, KVLayout
+from twinpool.model.kv_layout import HeadRange, KVCache
 
 NUM_SLOTS = 2  # one chunk on the wire while another is copied, coded and digested
 
 Copy = Callable[[int, int, BlockIds, Bytes, HeadRange | None], None]  # KVCache's gather or scatter
-Wait = Callable[[], None]  # until what was posted is over; LinkError when it fails or its deadline passes
 
 log = logging.getLogger(__name__)
 
 
-class Wire(Protocol):
-    """One end of an open connection that exchanges chunks: posting returns at once, waiting has a deadline."""
-
-    def send(self, chunk: int, header: Bytes, data: Bytes) -> Wait:
-        """Post chunk number ``chunk``; its wait ends when the peer has taken it. Raises LinkError."""
-        ...
-
-    def receive(self, chunk: int, header: Bytes, data: Bytes) -> Wait:
-        """Post the buffers for chunk number ``chunk``; its wait ends when they are full. Raises LinkError."""
-        ...
-
-    def close(self) -> None:
-        """Drop the connection and every descriptor."""
-        ...
-
-
 class _Closing(Exception):
     """``close`` was called: the thread ends, and nobody is told of an error."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Chunk:
-    """A chunk on its way: which part of which group, and the staging memory it has until it is over."""
-
-    group: Group
-    span: Span
-    layout: KVLayout  # of its bytes before they are coded
-    number: int  # on the link
-    is_last: bool  # of its group
-    started_s: float  # its group, by time.monotonic
-    header: Bytes
-    data: Bytes  # as on the link
-
-    @property
-    def announced(self) -> ChunkHeader:
-        """What the control channel lets both ends expect of it; without a digest."""
-        group = self.group
-        return ChunkHeader(handoff_id(group.request_id), group.epoch, self.number, len(self.data), b"")
-
-    def select(self, block_ids: BlockIds) -> BlockIds:
-        """Its own blocks, of its group's."""
-        first = self.group.span.first_block
-        return block_ids[self.span.first_block - first : self.span.end_block - first]
 
 
 class LinkThread(ABC):
@@ -103,11 +56,13 @@ class LinkThread(ABC):
         self._digest = digest
         self._chunk_bytes = chunk_bytes
         self._queue: queue.SimpleQueue[Group | None] = queue.SimpleQueue()
-        self._copying = threading.Lock()  # held while blocks are read or written
+        self._copying = threading.Lock()  # held while blocks are read or written by this thread
         self._is_closing = False
+        self._wire: Wire | None = None  # once it is open
+        self._num_direct = 0  # chunks that the wire may read from, or write to, their blocks
         self._in_flight: deque[tuple[Chunk, Wait]] = deque()
         self._num_chunks = 0
-        self._slots: list[tuple[Bytes, Bytes]] = []
+        self._slots: list[Bytes] = []
         self._coder = Coder()
         self._thread = threading.Thread(target=self._run, name=f"link-{type(self).__name__}", daemon=True)
         self._thread.start()
@@ -117,6 +72,8 @@ class LinkThread(ABC):
         self._is_closing = True  # before the lock, which is not fair: the thread must not copy once more
         with self._copying:
             pass
+        if self._wire is not None and self._num_direct:
+            self._wire.cancel()
         self._queue.put(None)
 
     def join(self, timeout_s: float) -> bool:
@@ -143,7 +100,7 @@ class LinkThread(ABC):
             self._events.on_error(reason)
 
     def _serve(self) -> None:
-        wire = self._open_wire()
+        wire = self._wire = self._open_wire()
         try:
             if self._is_closing:
                 return
@@ -164,37 +121,57 @@ class LinkThread(ABC):
         return group
 
     def _move(self, wire: Wire, group: Group) -> None:
-        whole, layout, started_s = group.span, group.wire_layout(self._cache.layout), time.monotonic()
-        for span in cut_group(whole, layout, self._chunk_bytes):
+        layout, started_s = group.wire_layout(self._cache.layout), time.monotonic()
+        for span in cut_group(group.span, layout, self._chunk_bytes):
             if len(self._in_flight) == NUM_SLOTS:
                 self._finish_oldest()
-            header, staging = self._slot(self._num_chunks % NUM_SLOTS)
-            data = staging[: group.coding.num_bytes(span, layout)]
-            is_last = (span.end_block, span.end_layer) == (whole.end_block, whole.end_layer)
-            chunk = Chunk(group, span, layout, self._num_chunks, is_last, started_s, header, data)
+            chunk = self._make_chunk(wire, group, span, started_s)
             self._num_chunks += 1
+            if chunk.data is None:
+                self._num_direct += 1  # before the check: ``close`` looks at them in the other order
+                if self._is_closing:
+                    raise _Closing
             self._in_flight.append((chunk, self._post(wire, chunk)))
 
-    def _slot(self, index: int) -> tuple[Bytes, Bytes]:
-        if index == len(self._slots):
-            size = max_chunk_bytes(self._cache.layout, self._chunk_bytes)
-            self._slots.append((np.zeros(HEADER_BYTES, dtype=np.uint8), aligned_bytes(size)))
+    def _make_chunk(self, wire: Wire, group: Group, span: Span, started_s: float) -> Chunk:
+        whole, layout = group.span, group.wire_layout(self._cache.layout)
+        is_last = (span.end_block, span.end_layer) == (whole.end_block, whole.end_layer)
+        num_bytes, data = group.coding.num_bytes(span, layout), None
+        if not lies_in_blocks(group, span, self._cache, wire.cut):
+            data = self._staging(self._num_chunks % NUM_SLOTS)[:num_bytes]
+        return Chunk(group, span, layout, self._num_chunks, is_last, started_s, num_bytes, new_header(), data)
+
+    def _staging(self, index: int) -> Bytes:
+        while index >= len(self._slots):
+            self._slots.append(aligned_bytes(max_chunk_bytes(self._cache.layout, self._chunk_bytes)))
         return self._slots[index]
 
     def _finish_oldest(self) -> None:
         chunk, wait = self._in_flight[0]
         wait()
         self._in_flight.popleft()
+        self._num_direct -= chunk.data is None
         self._finish(chunk)
 
-    def _copy(self, copy: Copy, chunk: Chunk, raw: Bytes) -> None:
-        """Copy between blocks and memory, unless the link is closed: the blocks may be someone else's by now."""
-        assert chunk.group.block_ids is not None
+    def _touch(self, what: Callable[[], object]) -> None:
+        """Read or write blocks, unless the link is closed: they may be someone else's by now."""
         with self._copying:
             if self._is_closing:
                 raise _Closing
-            span, ids = chunk.span, chunk.select(chunk.group.block_ids)
-            copy(span.first_layer, span.end_layer, ids, raw, chunk.group.heads)
+            what()
+
+    def _copy(self, copy: Copy, chunk: Chunk, block_ids: BlockIds, raw: Bytes) -> None:
+        span = chunk.span
+        self._touch(partial(copy, span.first_layer, span.end_layer, block_ids, raw, chunk.group.heads))
+
+    def _add(self, hasher: xxhash.xxh3_128, chunk: Chunk, part: Bytes) -> None:
+        """Digest one of a chunk's messages, in their order."""
+        if not self._digest:
+            return
+        if chunk.data is None:
+            self._touch(partial(hasher.update, part.data))
+        else:
+            hasher.update(part.data)
 
     @abstractmethod
     def _post(self, wire: Wire, chunk: Chunk) -> Wait:
@@ -214,14 +191,30 @@ class SendThread(LinkThread):
         self._queue.put(group)
 
     def _post(self, wire: Wire, chunk: Chunk) -> Wait:
-        coding = chunk.group.coding
-        raw = chunk.data if coding.is_raw else self._coder.raw(chunk.span, chunk.layout)
-        self._copy(self._cache.gather, chunk, raw)
-        if not coding.is_raw:
-            self._coder.encode(coding, chunk.span, chunk.layout, raw, chunk.data)
-        digest = data_digest(chunk.data) if self._digest else b""
+        return wire.send(chunk.number, chunk.header, self._fill(wire, chunk))
+
+    def _fill(self, wire: Wire, chunk: Chunk) -> Iterator[Bytes]:
+        """Yield its messages, each of which is digested while the wire has it already; then the header is ready."""
+        hasher = xxhash.xxh3_128()
+        for part in self._parts(wire, chunk):
+            yield part
+            self._add(hasher, chunk, part)
+        digest = hasher.digest() if self._digest else b""
         pack_header(replace(chunk.announced, digest=digest), chunk.header)
-        return wire.send(chunk.number, chunk.header, chunk.data)
+
+    def _parts(self, wire: Wire, chunk: Chunk) -> Iterator[Bytes]:
+        coding = chunk.group.coding
+        if chunk.data is None:
+            yield from chunk.in_blocks(self._cache)
+        elif coding.is_raw:
+            for some, part in chunk.messages(wire.cut):
+                self._copy(self._cache.gather, chunk, chunk.block_ids[some], part)
+                yield part
+        else:
+            raw = self._coder.raw(chunk.span, chunk.layout)
+            self._copy(self._cache.gather, chunk, chunk.block_ids, raw)
+            self._coder.encode(coding, chunk.span, chunk.layout, raw, chunk.data)
+            yield chunk.data
 
     def _finish(self, chunk: Chunk) -> None:
         if chunk.is_last and not self._is_closing:
@@ -233,15 +226,28 @@ class ReceiveThread(LinkThread):
 
     _group_ok = True  # of the group whose chunks are arriving
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._hashers: dict[int, xxhash.xxh3_128] = {}  # by chunk that is in flight
+        super().__init__(*args, **kwargs)
+
     def receive(self, group: Group) -> None:
         """See ReceiveLink."""
         self._queue.put(group)
 
     def _post(self, wire: Wire, chunk: Chunk) -> Wait:
-        return wire.receive(chunk.number, chunk.header, chunk.data)
+        if chunk.data is None:
+            parts = chunk.in_blocks(self._cache)
+        elif chunk.group.coding.is_raw:
+            parts = [part for _, part in chunk.messages(wire.cut)]
+        else:
+            parts = [chunk.data]
+        hasher = self._hashers[chunk.number] = xxhash.xxh3_128()
+        return wire.receive(chunk.number, chunk.header, parts, partial(self._add, hasher, chunk))
 
     def _finish(self, chunk: Chunk) -> None:
-        if is_intact(chunk.header, chunk.data, chunk.announced, needs_digest=self._digest):
+        digest = sent_digest(chunk.header, chunk.announced)
+        hasher = self._hashers.pop(chunk.number)
+        if not self._digest or digest == hasher.digest():
             self._write(chunk)
         else:
             self._group_ok = False
@@ -251,10 +257,10 @@ class ReceiveThread(LinkThread):
                 self._events.on_received(chunk.group.seq, group_ok)
 
     def _write(self, chunk: Chunk) -> None:
-        """Put what arrived, and is what was sent, into its blocks."""
+        """Put what arrived, and is what was sent, into its blocks, unless it lies there."""
         coding = chunk.group.coding
-        if chunk.group.block_ids is not None:
+        if chunk.group.block_ids is not None and chunk.data is not None:
             raw = chunk.data
             if not coding.is_raw:
                 raw = self._coder.decode(coding, chunk.span, chunk.layout, chunk.data)
-            self._copy(self._cache.scatter, chunk, raw)
+            self._copy(self._cache.scatter, chunk, chunk.block_ids, raw)

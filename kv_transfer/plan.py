@@ -82,6 +82,19 @@ def clip(span: Span, skip_blocks: int) -> Span | None:
     return replace(span, first_block=max(span.first_block, skip_blocks))
 
 
+def join(span: Span, following: Span | None) -> Span | None:
+    """Both as one span, where the second has the layers, or the blocks, right behind the first; else None."""
+    if following is None:
+        return None
+    blocks = (span.first_block, span.end_block) == (following.first_block, following.end_block)
+    if blocks and span.end_layer == following.first_layer:
+        return replace(span, end_layer=following.end_layer)
+    layers = (span.first_layer, span.end_layer) == (following.first_layer, following.end_layer)
+    if layers and span.end_block == following.first_block:
+        return replace(span, end_block=following.end_block)
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class Coverage:
     """Which (layer, block) pairs of ``[0, layers) x [skip_blocks, num_blocks)`` have been covered, each at most once.

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from twinpool.kv_transfer.coding import RAW, Coding
 from twinpool.kv_transfer.events import Computed, LinkSent
 from twinpool.kv_transfer.handoff import Seal, Started
-from twinpool.kv_transfer.plan import Span, clip
+from twinpool.kv_transfer.plan import Span, clip, join
 from twinpool.model.kv_layout import KVLayout
 
 
@@ -28,13 +28,25 @@ class Sending:
     exposed_s: float = 0.0  # of that, after the end of compute
     wire_until: float = 0.0
 
-    def take(self, spans: Sequence[Span], layout: KVLayout) -> tuple["Sending", list[tuple[int, Span]]]:
-        """Announce what the window has room for, as (group, span), clipped to what the target lacks."""
+    def take(
+        self, spans: Sequence[Span], layout: KVLayout, joined_bytes: int
+    ) -> tuple["Sending", list[tuple[int, Span]]]:
+        """Announce what the window has room for, as (group, span), clipped to what the target lacks.
+
+        Spans that wait together and lie side by side go as one group of ``joined_bytes`` at most: fewer messages, and
+        longer runs of bytes.
+        """
         cursor, outstanding, kv_bytes = self.cursor, self.outstanding, self.kv_bytes
         groups: list[tuple[int, Span]] = []
         while cursor < len(spans) and len(outstanding) + len(groups) < self.window:
             span = clip(spans[cursor], self.skip_blocks)
             cursor += 1
+            while span is not None and cursor < len(spans):
+                joined = join(span, clip(spans[cursor], self.skip_blocks))
+                if joined is None or joined.num_bytes(layout) > joined_bytes:
+                    break
+                span = joined
+                cursor += 1
             if span is not None:
                 groups.append((self.num_groups + len(groups), span))
                 kv_bytes += self.coding.num_bytes(span, layout)

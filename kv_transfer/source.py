@@ -193,7 +193,7 @@ class SourceHandoff:
         """Announce what is ready while the window has room; seal behind the last."""
         if self.phase is not SourcePhase.STREAMING:
             return []
-        self._sending, groups = self._sending.take(self._spans, self._layout)
+        self._sending, groups = self._sending.take(self._spans, self._layout, self._limits.joined_bytes)
         actions: list[Action] = [Transmit(self.epoch, group, span, self._sending.coding) for group, span in groups]
         if self._result is not None and not self._sending.outstanding:
             actions.append(Send(self._sending.seal(self._started, self._result, now)))

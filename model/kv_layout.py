@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 import xxhash
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 

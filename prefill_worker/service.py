@@ -27,6 +27,12 @@ class Prompt:
     is_local: bool
     started_s: float | None = None
     chunk_tokens: int = 0  # of the step under way
+    expected_tokens: int = 0  # that were cached when it came; 0 once it has started
+
+    @property
+    def waiting_tokens(self) -> int:
+        """That will have to be computed, as far as can be told before it starts."""
+        return self.remaining_tokens - self.expected_tokens
 
     @property
     def remaining_tokens(self) -> int:
@@ -68,7 +74,7 @@ class PrefillService:
 
     @property
     def waiting_tokens(self) -> int:
-        return sum(prompt.remaining_tokens for prompt in self._prompts)
+        return sum(prompt.waiting_tokens for prompt in self._prompts)
 
     @property
     def parked_blocks(self) -> int:
@@ -129,7 +135,10 @@ class PrefillService:
 
     def submit(self, sequence: Sequence) -> None:
         """Queue a prompt whose KV goes to another worker, or whose only token is the first."""
-        insort(self._prompts, Prompt(sequence, is_local=False), key=lambda p: p.sequence.age_order)
+        hashes = [chain.hashes for chain in sequence.chains]
+        num_cached = len(self._pool.match_best(hashes, sequence.reusable_blocks(self._pool.block_tokens)))
+        prompt = Prompt(sequence, is_local=False, expected_tokens=num_cached * self._pool.block_tokens)
+        insort(self._prompts, prompt, key=lambda p: p.sequence.age_order)
 
     def submit_local(self, sequence: Sequence) -> None:
         """Queue a prompt that this worker will decode; it holds its blocks already (see the decode service)."""
@@ -148,6 +157,7 @@ class PrefillService:
                 self._pool.hold(sequence.block_ids, RefKind.TRANSFER)
                 self._outgoing[sequence.key] = Outgoing(sequence, list(sequence.block_ids))
         prompt.started_s = now
+        prompt.expected_tokens = 0
         return prompt
 
     def _take_blocks(self, sequence: Sequence) -> None:

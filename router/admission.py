@@ -1,20 +1,22 @@
-"""Which requests may wait for a worker, in which order, and for how long.
+"""Which requests may wait for a worker at all: bounds of the queue, of each tenant's part of it, and deadlines.
 
 Knows no worker and no token; `now` is seconds of the gateway's monotonic clock.
 """
 
-from bisect import bisect_left, insort
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-INFINITY = float("inf")
+from twinpool.router.fair_queue import FairQueue, FairSettings
+from twinpool.router.tenants import NO_LIMITS, NO_TENANTS, TenantLimits
 
 
 class RefusalReason(StrEnum):
     """Which bound refused a request."""
 
     QUEUE_FULL = "the router's queue is full"
-    DEADLINE = "its deadline has passed"
+    TENANT_SHARE = "tenant {} fills its queue_share of the router's queue"
+    DEADLINE = "its deadline cannot be met any more"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,78 +30,50 @@ class Refused:
 
     reason: RefusalReason
     retry_after_s: float
+    tenant: str = ""  # whose bound it is, where it is a tenant's
 
 
 @dataclass(frozen=True, slots=True)
 class AdmissionSettings:
-    """Bounds of one gateway's queue."""
+    """Bounds of one gateway's queue, and the standing of those who wait in it."""
 
     max_queued: int = 1024
     min_retry_after_s: float = 1.0
     max_retry_after_s: float = 30.0
+    fair: FairSettings = field(default_factory=FairSettings)
+    tenants: Mapping[str, TenantLimits] = field(default_factory=lambda: NO_TENANTS)
+
+    def max_queued_of(self, limits: TenantLimits) -> int:
+        """So many of a tenant's requests may wait: its share, but one where any may."""
+        return max(min(1, self.max_queued), int(limits.queue_share * self.max_queued))
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Held:
-    """A request that waits to be placed; the smallest goes first. A retry keeps its first arrival."""
+@dataclass(frozen=True, slots=True)
+class Applicants:
+    """Requests of one tenant that would have to wait, all or none of them."""
 
-    priority: int  # smaller goes first
-    arrived_at: float
-    request_id: str
-    deadline_at: float = field(default=INFINITY, compare=False)
-
-
-class HeldQueue:
-    """Owns the requests that wait to be placed, at most one per id."""
-
-    def __init__(self) -> None:
-        self._in_order: list[Held] = []
-        self._by_id: dict[str, Held] = {}
-
-    def __len__(self) -> int:
-        return len(self._in_order)
-
-    def hold(self, held: Held) -> None:
-        """Add a request; its id must not be held. Bounds are for `admit`: what was admitted once may come back."""
-        assert held.request_id not in self._by_id, f"{held.request_id} is held"
-        self._by_id[held.request_id] = held
-        insort(self._in_order, held)
-
-    def first(self) -> Held | None:
-        """The request to place next. None: nothing waits."""
-        return self._in_order[0] if self._in_order else None
-
-    def take(self, request_id: str) -> Held | None:
-        """Remove a request: it was placed, refused or cancelled. None: it is not held."""
-        held = self._by_id.pop(request_id, None)
-        if held is not None:
-            del self._in_order[bisect_left(self._in_order, held)]
-        return held
-
-    def take_expired(self, now: float) -> list[Held]:
-        """Remove all requests whose deadline has come, first in order first."""
-        expired = [held for held in self._in_order if held.deadline_at <= now]
-        for held in expired:
-            self.take(held.request_id)
-        return expired
-
-    def oldest_wait_s(self, now: float) -> float:
-        """How long the request that came first has waited; 0 when nothing waits."""
-        return max(0.0, now - min((held.arrived_at for held in self._in_order), default=now))
+    num_requests: int
+    deadline_at: float = float("inf")  # they must start by then
+    tenant: str = ""
+    limits: TenantLimits = NO_LIMITS  # the tenant's
+    num_promised: int = 0  # others' places that are spoken for, though they do not wait yet
+    num_promised_of_tenant: int = 0  # of those, its own
 
 
-def admit(
-    queue: HeldQueue, deadline_at: float, settings: AdmissionSettings, now: float, num_requests: int = 1
-) -> Admitted | Refused:
-    """Whether so many more requests may wait, all or none. Changes nothing.
+def admit(queue: FairQueue, who: Applicants, settings: AdmissionSettings, now: float) -> Admitted | Refused:
+    """Whether so many more requests may wait. Changes nothing.
 
     The queue moves about as fast as its oldest request waited, so a refused one is asked to come back after that time.
     """
-    if deadline_at <= now:
+    if who.deadline_at <= now:
         return Refused(RefusalReason.DEADLINE, 0.0)
-    if len(queue) + num_requests > settings.max_queued:
-        wait_s = queue.oldest_wait_s(now)
-        return Refused(
-            RefusalReason.QUEUE_FULL, min(settings.max_retry_after_s, max(settings.min_retry_after_s, wait_s))
-        )
+    if len(queue) + who.num_promised + who.num_requests > settings.max_queued:
+        return Refused(RefusalReason.QUEUE_FULL, _retry_after_s(queue, settings, now))
+    num_own = queue.num_of(who.tenant) + who.num_promised_of_tenant + who.num_requests
+    if num_own > settings.max_queued_of(who.limits):
+        return Refused(RefusalReason.TENANT_SHARE, _retry_after_s(queue, settings, now), who.tenant)
     return Admitted()
+
+
+def _retry_after_s(queue: FairQueue, settings: AdmissionSettings, now: float) -> float:
+    return min(settings.max_retry_after_s, max(settings.min_retry_after_s, queue.oldest_wait_s(now)))

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinpool.core.messages import Goal, Request
+from twinpool.router.standing import OnMiss
 
 # Of a request: [N] its leading tokens that each of the named workers has cached. None: nothing is known to be cached.
 CachedTokens = Callable[[Request, tuple[str, ...]], NDArray[np.int64] | None]
@@ -34,6 +35,7 @@ class Demand:
     avoid: frozenset[str] = frozenset()
     parked_on: str | None = None
     cached_tokens: NDArray[np.int64] | None = field(default=None, compare=False)
+    on_miss: OnMiss = OnMiss.BEST_EFFORT  # what its class wants where no plan meets the goal; no policy asks yet
 
     @classmethod
     def of(
@@ -44,11 +46,12 @@ class Demand:
         parked_on: str | None = None,
         age_s: float | None = None,
         cached_tokens: NDArray[np.int64] | None = None,
+        on_miss: OnMiss = OnMiss.BEST_EFFORT,
     ) -> Self:
         """The demand of one attempt as the ledger hands it out. ``age_s`` is what its age has become since."""
         age_s = request.age_s if age_s is None else age_s
         num_tokens, max_new_tokens = len(request.token_ids), request.max_new_tokens
-        return cls(num_tokens, max_new_tokens, request.goal, age_s, avoid, parked_on, cached_tokens)
+        return cls(num_tokens, max_new_tokens, request.goal, age_s, avoid, parked_on, cached_tokens, on_miss)
 
     @property
     def peak_tokens(self) -> int:

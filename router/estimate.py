@@ -77,6 +77,8 @@ class LinearForm:
 
 def larger(one: Any, other: Any) -> Any:
     """The larger of two finite numbers, or of each two of arrays; on numbers much faster than numpy's."""
+    if isinstance(one, np.ndarray):
+        return np.maximum(one, other)
     return one * (one >= other) + other * (other > one)
 
 

@@ -190,11 +190,11 @@ class FairQueue:
             return None if head in tried else head
         aside = self._asides_that_may_go()
         barrier = min((level for level, _, name in aside if name in tried and self._is_worn(name)), default=INFINITY)
-        due = next(((level, name) for level, _, name in aside if name not in tried), (INFINITY, None))
-        if number is not None and number < due[0] and head not in tried:
+        due_level, due = next(((level, name) for level, _, name in aside if name not in tried), (INFINITY, None))
+        if number is not None and number < due_level and head not in tried:
             has_slot = sum(level <= number for level, _, _ in aside) < self._settings.max_aside
-            due = (number, head) if has_slot else due
-        return due[1] if due[0] < barrier else None
+            due_level, due = (number, head) if has_slot else (due_level, due)
+        return due if due_level < barrier else None
 
     def _asides_that_may_go(self) -> list[tuple[int, int, str]]:
         """(level, number, id) of each, in the order in which they are tried."""
@@ -260,4 +260,3 @@ class FairQueue:
 def _flow(held: Held) -> str:
     """Whose turn it takes: a tenant's own, or that of its retries. No tenant's name has such a character."""
     return f"{held.tenant}\0" if held.is_retry else held.tenant
-

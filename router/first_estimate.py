@@ -4,8 +4,9 @@ Knows the cluster's YAML and forms; the simulator asks the same question, and ge
 """
 
 from twinpool.core.messages import Role
-from twinpool.core.spec import ClusterSpec, PoolSpec
+from twinpool.core.spec import ClusterSpec
 from twinpool.core.spec_fields import Problem
+from twinpool.core.spec_pools import PoolSpec
 from twinpool.router.estimate import LatencyModel, LinkCost
 from twinpool.router.hardware import GPUS, Gpu, UnknownNumber
 from twinpool.router.latency_profile import LatencyProfile, kind_name

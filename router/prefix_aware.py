@@ -15,11 +15,13 @@ def prefix_cost(demand: Demand, view: ClusterView, overlap_weight: float) -> NDA
     "Cost Calculation"), for prefilling there, for decoding there, and for both.
 
     Prefill blocks are those that a worker has not cached, behind the prompts that wait there; to a decode worker they
-    are the blocks that have to be sent, as leading ones that it holds are not. Decode blocks are those that it has
-    spoken for. A worker that holds a popular prefix becomes dear as its queue grows; once that costs more than
-    computing the prefix, another worker is the cheapest, computes it, and then holds it too.
+    are the blocks that have to be sent, as leading ones that it holds are not. Decode blocks are those that it would
+    have spoken for with this request: what is cached is shared, and takes no more room. A worker that holds a popular
+    prefix becomes dear as its queue grows; once that costs more than computing and keeping the prefix, another worker
+    is the cheapest, computes it, and then holds it too.
     """
-    uncached_tokens = demand.uncached_tokens(len(view.worker_ids))
-    prefill_blocks = (view.waiting_prefill_tokens + uncached_tokens) / view.block_tokens
-    cost: NDArray[np.float64] = overlap_weight * prefill_blocks + view.peak_blocks + view.reserved_blocks
+    own_blocks = demand.uncached_tokens(len(view.worker_ids)) / view.block_tokens
+    prefill_blocks = view.waiting_prefill_tokens / view.block_tokens + own_blocks
+    decode_blocks = view.peak_blocks + view.reserved_blocks + own_blocks
+    cost: NDArray[np.float64] = overlap_weight * prefill_blocks + decode_blocks
     return cost

@@ -16,6 +16,7 @@ from twinpool.router.estimate import LatencyModel
 from twinpool.router.views import ClusterView
 
 Seconds = NDArray[np.float64]
+Counts = NDArray[np.int64]
 NO_KINDS: Mapping[str, LatencyModel] = MappingProxyType({})
 
 
@@ -34,12 +35,12 @@ class Prices:
 class _Loads:
     """The columns of a view that prices depend on, of workers [K] of one kind."""
 
-    waiting_tokens: Seconds
-    waiting_prefills: Seconds
-    context_tokens: Seconds
-    running: Seconds
-    reserved_tokens: Seconds
-    reservations: Seconds
+    waiting_tokens: Counts
+    waiting_prefills: Counts
+    context_tokens: Counts
+    running: Counts
+    reserved_tokens: Counts
+    reservations: Counts
 
 
 def price(
@@ -48,7 +49,8 @@ def price(
     """Predict TTFT, TPOT and the damage to others, on every worker.
 
     TTFT: the steps of the prompts waiting there and of what this one has not cached there, with the sequences that
-    decode beside them. The first token leaves the prefill worker, so the exposed part of the transfer delays the second token: it counts for TPOT.
+    decode beside them. The first token leaves the prefill worker, so the exposed part of the transfer delays the second
+    token: it counts for TPOT; all KV is sent, whatever was cached.
     TPOT: a step after this request and all reservations joined, and its share of the prefills waiting there.
 
     Args:
@@ -57,14 +59,11 @@ def price(
     """
     models = [latencies.get(kind, latency) for kind in view.kinds]
     if all(model is models[0] for model in models):
-        everyone = slice(None)
-        return Prices(
-            *_price_kind(demand, _own(demand, everyone), _loads(view, everyone), models[0] if models else latency)
-        )
+        return Prices(*_price_kind(demand, view, slice(None), models[0] if models else latency))
     found = np.empty((5, len(view.worker_ids)), np.float64)
     for index, model in enumerate(models):
         of_kind = np.flatnonzero(view.kind == index)
-        found[:, of_kind] = _price_kind(demand, _own(demand, of_kind), _loads(view, of_kind), model)
+        found[:, of_kind] = _price_kind(demand, view, of_kind, model)
     return Prices(*found)
 
 
@@ -87,25 +86,27 @@ def _own(demand: Demand, workers: slice | NDArray[np.intp], latency: LatencyMode
     cached = demand.cached_tokens[workers].astype(np.float64)
     tokens, new_squares, nothing = num_tokens - cached, squares - cached**2, np.zeros_like(cached)
     steps = np.maximum(1, np.ceil(tokens / latency.chunk_tokens))
-    return _Own(tokens, new_squares, steps * latency.steps.seconds(tokens / steps, new_squares / steps, nothing, nothing))
+    return _Own(
+        tokens, new_squares, steps * latency.steps.seconds(tokens / steps, new_squares / steps, nothing, nothing)
+    )
 
 
 def _loads(view: ClusterView, workers: slice | NDArray[np.intp]) -> _Loads:
-    reserved = view.reserved_blocks[workers] * view.block_tokens[workers]
     return _Loads(
-        view.waiting_prefill_tokens[workers].astype(np.float64),
-        view.waiting_prefills[workers].astype(np.float64),
-        view.context_tokens[workers].astype(np.float64),
-        view.running[workers].astype(np.float64),
-        reserved.astype(np.float64),
-        view.reservations[workers].astype(np.float64),
+        view.waiting_prefill_tokens[workers],
+        view.waiting_prefills[workers],
+        view.context_tokens[workers],
+        view.running[workers],
+        view.reserved_blocks[workers] * view.block_tokens[workers],
+        view.reservations[workers],
     )
 
 
 def _price_kind(
-    demand: Demand, own: _Own, loads: _Loads, latency: LatencyModel
+    demand: Demand, view: ClusterView, workers: slice | NDArray[np.intp], latency: LatencyModel
 ) -> tuple[Seconds, Seconds, Seconds, Seconds, Seconds]:
     """The fields of `Prices` for workers of one kind."""
+    loads, own = _loads(view, workers), _own(demand, workers, latency)
     queue_s, waiting_s, step_s = _queue_times(own, demand.num_tokens, loads, latency)
     ttft_s = demand.age_s + queue_s
     later_tokens = max(1, demand.max_new_tokens - 1)
@@ -127,17 +128,19 @@ def _queue_times(own: _Own, num_tokens: int, loads: _Loads, latency: LatencyMode
     Chunks are priced as if they were alike, which is exact where the form is linear, and waiting prompts as if of one
     length. All is asked of the form in one go, as numpy's price is by the call.
     """
-    waiting_squares = loads.waiting_tokens**2 / np.maximum(1, loads.waiting_prefills)
     work = np.zeros((4, 3, len(loads.running)))  # what the form takes, of each of the three
-    work[:, 0] = loads.waiting_tokens, waiting_squares, loads.context_tokens, loads.running
-    work[:2, 1] = work[:2, 0]
+    work[0, :2] = loads.waiting_tokens
+    work[1, :2] = loads.waiting_tokens**2 / np.maximum(1, loads.waiting_prefills)
+    work[2, 0] = loads.context_tokens
+    work[3, 0] = loads.running
     work[0, 0] += own.tokens
     work[1, 0] += own.squares
     work[2, 2] = loads.context_tokens + loads.reserved_tokens + num_tokens
     work[3, 2] = loads.running + loads.reservations + 1
-    num_steps = np.maximum(1, np.ceil(work[0] / latency.chunk_tokens))
-    work[:2] /= num_steps
-    times_s: Seconds = num_steps * latency.steps.seconds(*work)
+    num_steps = np.maximum(1.0, np.ceil(work[0, :2] / latency.chunk_tokens))
+    work[:2, :2] /= num_steps
+    times_s: Seconds = latency.steps.seconds(*work)
+    times_s[:2] *= num_steps
     return times_s
 
 

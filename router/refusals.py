@@ -8,6 +8,7 @@ from typing import assert_never
 from twinpool.core.errors import DeadlineExceeded, InvalidRequest, NoWorkers, Overloaded, TwinpoolError
 from twinpool.router.admission import RefusalReason, Refused
 from twinpool.router.route import HoldReason, RejectReason
+from twinpool.router.tenants import OverRate
 
 _NO_WORKERS = {HoldReason.NO_WORKERS: "serving", HoldReason.NO_DECODE_WORKERS: "decode"}
 _RETRY_AFTER_S = 1.0
@@ -17,7 +18,12 @@ def refusal(refused: Refused) -> TwinpoolError:
     """Of requests that may not even wait."""
     if refused.reason is RefusalReason.DEADLINE:
         return DeadlineExceeded("waiting for a worker")
-    return Overloaded(str(refused.reason), refused.retry_after_s)
+    return Overloaded(refused.reason.format(refused.tenant), refused.retry_after_s, refused.tenant)
+
+
+def over_rate(over: OverRate) -> TwinpoolError:
+    """Of requests whose tenant has had its tokens."""
+    return Overloaded(over.reason, over.retry_after_s, over.tenant)
 
 
 def expiry(held_for: HoldReason, *, is_late: bool) -> TwinpoolError:
@@ -35,5 +41,7 @@ def rejection(reason: RejectReason) -> TwinpoolError:
             return InvalidRequest("prompt", str(reason))
         case RejectReason.NO_PREFILL_WORKERS:
             return NoWorkers("prefill")
+        case RejectReason.DEADLINE:
+            return DeadlineExceeded("waiting for a worker")
         case _:
             assert_never(reason)

@@ -48,12 +48,26 @@ class HoldReason(StrEnum):
     DECODE_BLOCKS = "no decode worker has blocks for the whole answer"
     PREFILL_QUEUE = "the prefill workers' queues are full"
 
+    @property
+    def is_of_room(self) -> bool:
+        """Whether it passes with a change of the workers only, and for whoever needs more not before."""
+        return self in (HoldReason.NO_WORKERS, HoldReason.NO_DECODE_WORKERS, *_CONTESTED)
+
+    @property
+    def is_contested(self) -> bool:
+        """Whether requests that go first take what is lacking; a worker that is not there, nobody can take."""
+        return self in _CONTESTED
+
+
+_CONTESTED = (HoldReason.DECODE_BLOCKS, HoldReason.PREFILL_QUEUE)
+
 
 class RejectReason(StrEnum):
     """Why a request is refused at once."""
 
     TOO_LARGE = "the request needs more KV blocks than any worker has"
     NO_PREFILL_WORKERS = "no prefill worker is ready, and on_prefill_loss is fail"
+    DEADLINE = "its deadline cannot be met any more"
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,3 +23,7 @@ class Standing:
 
     tenant: str = DEFAULT_TENANT
     on_miss: OnMiss = OnMiss.BEST_EFFORT
+    deadline_s: float = float("inf")  # from arrival to the first token: later is too late
+
+
+USUAL = Standing()  # of a request that says nothing of itself

@@ -12,6 +12,7 @@ from twinpool.router.token_bucket import TokenBucket
 
 OTHERS = "(others)"  # who shares one record when there are more names than are kept apart
 MAX_TENANTS = 4096  # records kept of names that the YAML does not have
+_FORGET_EVERY_S = 1.0
 _LENGTH_WEIGHT = 0.05  # of the newest answer in the mean length of a tenant's answers
 
 
@@ -33,6 +34,7 @@ class TenantLimits:
         return TokenBucket.full(self.tokens_per_s, burst_tokens, now)
 
 
+NO_LIMITS = TenantLimits()
 NO_TENANTS: Mapping[str, TenantLimits] = MappingProxyType({})
 
 
@@ -75,12 +77,15 @@ class Tenants:
     answer's length before, and a limit is no length. So a bucket may be in debt, and then its tenant has to wait until
     that is paid; over any T seconds a tenant gets ``burst_tokens + T * tokens_per_s`` tokens at most, and what its
     admitted requests still generate. A request that is tried again pays nothing.
+
+    Names are those that `known_as` gave.
     """
 
     def __init__(self, limits: Mapping[str, TenantLimits] = NO_TENANTS) -> None:
         self._limits = limits
-        self._default = limits.get(DEFAULT_TENANT, TenantLimits())
+        self._default = limits.get(DEFAULT_TENANT, NO_LIMITS)
         self._records: dict[str, _Record] = {}
+        self._forgot_at = float("-inf")
 
     def limits_of(self, tenant: str) -> TenantLimits:
         """A tenant's limits, known or not."""
@@ -136,30 +141,34 @@ class Tenants:
 
     def may_start(self, tenant: str) -> bool:
         """Whether one more of its requests may go to workers."""
-        record = self._records.get(self._key(tenant))
-        return record is None or record.limits.max_running is None or record.counts.running < record.limits.max_running
+        record = self._records.get(tenant)
+        most = self.limits_of(tenant).max_running
+        return record is None or most is None or record.counts.running < most
 
     def counts(self) -> Mapping[str, TenantCounts]:
         """By name, in order. Of tenants that were forgotten there is none. Read only."""
         return {name: record.counts for name, record in sorted(self._records.items())}
 
-    def _record(self, tenant: str, now: float) -> _Record:
-        tenant = self._key(tenant)
-        record = self._records.get(tenant)
-        if record is None:
-            limits = self.limits_of(tenant)
-            record = self._records[tenant] = _Record(limits, limits.bucket(now))
-        return record
-
-    def _key(self, tenant: str) -> str:
-        """Names are free to invent: beyond so many, new ones share a record, until `forget_idle` has made room."""
-        if tenant in self._records or tenant in self._limits or len(self._records) < MAX_TENANTS + len(self._limits):
+    def known_as(self, tenant: str, now: float) -> str:
+        """The name to use for a request from now on: names are free to invent, and beyond so many, new ones share."""
+        most = MAX_TENANTS + len(self._limits)
+        if tenant in self._records or tenant in self._limits or len(self._records) < most:
             return tenant
-        return OTHERS
+        if not 0 <= now - self._forgot_at < _FORGET_EVERY_S:
+            self._forgot_at = now
+            self._forget_idle(now)
+        return tenant if len(self._records) < most else OTHERS
 
-    def forget_idle(self, now: float) -> None:
+    def _forget_idle(self, now: float) -> None:
         """Forget tenants that the YAML does not have and that would come back as if they were new."""
         for name, record in list(self._records.items()):
             is_idle = not record.counts.running and (record.bucket is None or record.bucket.is_full(now))
             if is_idle and name not in self._limits:
                 del self._records[name]
+
+    def _record(self, tenant: str, now: float) -> _Record:
+        record = self._records.get(tenant)
+        if record is None:
+            limits = self.limits_of(tenant)
+            record = self._records[tenant] = _Record(limits, limits.bucket(now))
+        return record

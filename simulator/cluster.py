@@ -93,6 +93,7 @@ class SimulatedCluster:
         Caretaker(self.world, scenario, self)
         self.num_open = 0
         self._is_fed = False
+        self._idle_since_s: float | None = None  # no gauge is due: there is no request
 
     # --- running --------------------------------------------------------------------------------------------------
 
@@ -104,6 +105,8 @@ class SimulatedCluster:
         def feed(offered: TraceRequest) -> None:
             index = next(numbers)
             self._check(index, offered)
+            if self._idle_since_s is not None:
+                self._gauge_idle_time(self._idle_since_s)
             self.num_open += 1
             self._observer.offered(index, offered.arrival_s)
             self.gateways[index % len(self.gateways)].submit(index, offered)
@@ -135,7 +138,8 @@ class SimulatedCluster:
             )
 
     def _gauge(self) -> None:
-        if self._is_fed and not self.num_open:
+        if not self.num_open:
+            self._idle_since_s = self.world.now
             return
         processes = [process for process in self.processes if not process.is_dead]
         self._observer.gauged(
@@ -148,6 +152,14 @@ class SimulatedCluster:
             )
         )
         self.world.after(GAUGE_S, self._gauge)
+
+    def _gauge_idle_time(self, since_s: float) -> None:
+        """One gauge stands for all that were due while there was no request, so that rare requests cost no more."""
+        num = math.floor((self.world.now - since_s) / GAUGE_S) + 1
+        free_blocks = sum(process.engine.pool.num_free for process in self.processes if not process.is_dead)
+        self._observer.gauged(Gauge(since_s, 0, 0, 0, free_blocks, num))
+        self._idle_since_s = None
+        self.world.at(since_s + num * GAUGE_S, self._gauge)
 
     def ended(self, outcome: Outcome) -> None:
         """A gateway tells that a request has ended."""
@@ -166,7 +178,7 @@ class SimulatedCluster:
 
         def deliver() -> None:
             if news.load is not None and self.processes[place] is not process:
-                news.load = None
+                news.load = news.cache = None
             for gateway in self.gateways:
                 gateway.heard(worker_id, news)
 
@@ -189,7 +201,7 @@ class SimulatedCluster:
             kind=worker.kind.name,
         )
         for gateway in self.gateways:
-            gateway.table.join(view, self.world.now)
+            gateway.join(view)
 
     # --- what befalls workers (caretaker.Processes) ---------------------------------------------------------------
 
@@ -235,11 +247,13 @@ class SimulatedCluster:
         self.processes[place].engine.post(_nothing)
 
     def check(self) -> None:
-        """AssertionError unless every block of every worker is accounted for."""
+        """AssertionError unless every block of every worker is accounted for, and every count right."""
         for process in self.processes:
             if not process.is_dead:
                 engine = process.engine
                 engine.pool.check(engine.rows.holdings() + engine.prompts.holdings())
+                engine.rows.check()
+                engine.prompts.check()
 
 
 def _nothing() -> None:

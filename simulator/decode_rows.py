@@ -316,6 +316,17 @@ class DecodeRows:
             self._settle(row, place)
         return [row.holding for row in self._rows]
 
+    def check(self) -> None:
+        """Recompute what is kept for speed; AssertionError if it differs."""
+        columns, size = self._rows.columns, self._block_tokens
+        context, is_ready = columns[Column.CONTEXT], columns[Column.IS_READY] > 0
+        assert self._num_ready == is_ready.sum()
+        assert self._context_tokens == context.sum()
+        assert self._ready_tokens == context[is_ready].sum()
+        assert (columns[ROOM] == columns[Column.HELD] * size - context).all()
+        assert (columns[LEFT] == [row.attempt.final_context for row in self._rows] - context).all()
+        assert self._wanted_blocks in (None, batching.wanted_blocks(self._view()) if len(self._wanted) else 0)
+
 
 def _numbers(row: Row) -> tuple[int, int, int, int]:
     request = row.attempt.request

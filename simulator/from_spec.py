@@ -19,7 +19,8 @@ from twinpool.router.first_estimate import check_profile, first_estimates, kinds
 from twinpool.router.latency_profile import LatencyProfile
 from twinpool.router.roofline import ModelSize
 from twinpool.router.route import Policy
-from twinpool.router.settings import admission_settings, placement_settings
+from twinpool.router.settings import admission_settings, placement_settings, tenant_limits
+from twinpool.router.standing import OnMiss
 from twinpool.simulator.scenario import GoalClass, PrefixCache, Scenario, SimulatedWorker, WorkerKind
 from twinpool.simulator.truth import UNMEASURED_LINK, Sources, make_kind
 
@@ -59,7 +60,10 @@ def scenario_of(spec: ClusterSpec, options: ScenarioOptions = ScenarioOptions())
     kinds = {role: make_kind(spec, role, sources) for role, pool in spec.pools.by_role().items() if pool.workers}
     scenario = Scenario(
         workers=tuple(_workers(spec, kinds)),
-        goals={name: GoalClass(goal.goal, goal.priority_rank) for name, goal in spec.goals.items()},
+        goals={
+            name: GoalClass(goal.goal, goal.priority_rank, goal.deadline_s, OnMiss(goal.on_miss))
+            for name, goal in spec.goals.items()
+        },
         placement=placement_settings(
             policy=spec.router.policy,
             disaggregate=spec.router.disaggregate,
@@ -68,7 +72,7 @@ def scenario_of(spec: ClusterSpec, options: ScenarioOptions = ScenarioOptions())
             kv_token_bytes=shape.kv_token_bytes,
             chunk_tokens=spec.batching.chunk_tokens,
         ),
-        admission=admission_settings(spec.router.max_queued),
+        admission=admission_settings(spec.router.max_queued, spec.router.aging_s, tenant_limits(spec.tenants)),
         num_gateways=spec.gateway.replicas,
         chunk_tokens=spec.batching.chunk_tokens,
         max_running=spec.batching.max_running,

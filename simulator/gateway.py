@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol, assert_never
 
+import numpy as np
+from numpy.typing import NDArray
+
 from twinpool.core.errors import DeadlineExceeded, InvalidRequest, NoWorkers, Overloaded, TwinpoolError
 from twinpool.core.messages import FailureKind, FinishReason, Request
 from twinpool.core.sampling import SamplingParams
@@ -16,10 +19,12 @@ from twinpool.router.mixed_pool import choose_move, may_return
 from twinpool.router.recovery import Decision, GiveUp, Retarget, Retry
 from twinpool.router.refusals import rejection
 from twinpool.router.route import Reject, Route
-from twinpool.router.views import ViewTable
+from twinpool.router.standing import DEFAULT_TENANT, Standing
+from twinpool.router.views import ViewTable, WorkerView
 from twinpool.router.waiting import Placing, WaitingRoom
 from twinpool.simulator.attempt import Attempt
 from twinpool.simulator.outcome import Ending, Outcome
+from twinpool.simulator.prefixes import KnownPrefixes, prompt_names
 from twinpool.simulator.scenario import GoalClass, Scenario
 from twinpool.simulator.trace import TraceRequest
 from twinpool.simulator.worker import Arrival, FirstToken, News, WorkerProcess
@@ -43,7 +48,7 @@ class Flight:
     index: int
     offered: TraceRequest
     goals: GoalClass
-    deadline_s: float
+    standing: Standing
     attempt: Attempt | None = None  # the latest that was placed
     parked: Attempt | None = None  # whose KV waits for another target
     placed_s: float | None = None  # first
@@ -66,7 +71,9 @@ class SimulatedGateway:
         self._places = places
         self._cluster = cluster
         self._ledger = Ledger(scenario.max_attempts)
-        self._waiting = WaitingRoom(self.table, scenario.placement, scenario.admission)
+        self._prefixes = KnownPrefixes() if scenario.tells_caches else None
+        cached_tokens = None if self._prefixes is None else self._cached_tokens
+        self._waiting = WaitingRoom(self.table, scenario.placement, scenario.admission, cached_tokens)
         self._flights: dict[str, Flight] = {}
         self._tick: Timer | None = None
         self._lent: set[str] = set()  # workers, to the mixed pool
@@ -85,40 +92,41 @@ class SimulatedGateway:
         """A request has come."""
         now = self._world.now
         goals = self._scenario.goals[offered.goal_class]
-        deadline_s = float("inf") if goals.deadline_s is None else now + goals.deadline_s
-        flight = Flight(index, offered, goals, deadline_s)
+        request = _request(index, offered, goals)
+        flight = self._flights[request.request_id] = Flight(index, offered, goals, _standing(offered, goals))
         try:
-            self._waiting.admit(1, 0, deadline_s, now)
+            self._waiting.admit([_placing(request, flight)], (), now)
         except TwinpoolError as error:
+            del self._flights[request.request_id]
             self._tell_end(flight, error, 0)
             return
-        request = _request(index, offered, goals)
-        self._flights[request.request_id] = flight
         self._ledger.open(request, now)
         self._wait(request)
         self._place_waiting()
 
     def _wait(self, request: Request, avoid: frozenset[str] = frozenset(), parked_on: str | None = None) -> None:
         flight, now = self._flights[request.request_id], self._world.now
-        self._waiting.put(Placing(request, flight.offered.arrival_s, flight.deadline_s, avoid, parked_on), now)
+        self._waiting.put(_placing(request, flight, avoid, parked_on), now)
 
     def _place_waiting(self) -> None:
-        while (placing := self._waiting.first()) is not None:
-            if not self._place(placing):
-                self._set_tick()
-                return
+        if not len(self._waiting):
+            return
+        for placing in self._waiting.turns(self._world.now):
+            self._place(placing)
+        if len(self._waiting):
+            self._set_tick()
 
-    def _place(self, placing: Placing) -> bool:
+    def _place(self, placing: Placing) -> None:
         match self._waiting.place(placing, self._world.now):
             case Route() as route:
                 self._dispatch(placing, route)
             case Reject(reason):
                 self._end(placing.request.request_id, rejection(reason))
             case None:
-                return self._overflow(placing)
+                if self._overflow(placing):
+                    self._place(placing)
             case other:
                 assert_never(other)
-        return True
 
     def _overflow(self, placing: Placing) -> bool:
         """Whether a worker could be lent to the mixed pool for it: then it is asked again."""
@@ -153,16 +161,13 @@ class SimulatedGateway:
         self.table.add_inflight(
             route.prefill,
             request.request_id,
-            prefill_tokens=0 if parked else len(request.token_ids),
+            prefill_tokens=0 if parked else len(request.token_ids) - route.cached_tokens,
             reserve_blocks=blocks if route.decode == route.prefill else 0,
         )
 
     def _attempt(self, flight: Flight, request: Request) -> Attempt:
         offered = flight.offered
-        num_pieces = offered.prompt_tokens // offered.hash_tokens if offered.hash_tokens else 0
-        names = tuple((offered.tenant, name) for name in offered.prefix_hashes[:num_pieces])
-        if not self._scenario.shares_prefixes:
-            names = ()
+        names = prompt_names(offered) if self._scenario.shares_prefixes else ()
         return Attempt(
             request, flight.index, self._number, offered.arrival_s, offered.output_tokens, names, offered.hash_tokens
         )
@@ -184,19 +189,34 @@ class SimulatedGateway:
 
     # --- workers --------------------------------------------------------------------------------------------------
 
+    def join(self, view: WorkerView) -> None:
+        """A worker said hello."""
+        self.table.join(view, self._world.now)
+        if self._prefixes is not None:
+            self._prefixes.join(view.worker_id)
+
     def joined(self) -> None:
-        """A worker said hello (its row is in ``table``)."""
+        """Workers that said hello, or take requests again, are in ``table``."""
         self._place_waiting()
+
+    def _cached_tokens(self, request: Request, worker_ids: tuple[str, ...]) -> NDArray[np.int64] | None:
+        assert self._prefixes is not None
+        offered = self._flights[request.request_id].offered
+        return self._prefixes.cached_tokens(offered, len(request.token_ids), worker_ids)
 
     def lost(self, worker_id: str) -> None:
         """A worker is gone."""
         self.table.lost(worker_id)
+        if self._prefixes is not None:
+            self._prefixes.lost(worker_id)
         for decision in self._ledger.worker_lost(worker_id, self._world.now):
             self._follow(decision)
         self._place_waiting()
 
     def heard(self, worker_id: str, news: News) -> None:
         """A worker's message."""
+        if news.cache is not None and self._prefixes is not None:
+            self._prefixes.hear(worker_id, news.cache)
         if news.load is not None:
             self.table.update(worker_id, news.load, self._world.now)
             if worker_id in self._lent and not news.load.running:  # one that decodes is busy for sure
@@ -230,6 +250,7 @@ class SimulatedGateway:
         flight = self._flights.get(request.request_id)
         if flight is not None and flight.first_s is None and accepted.token_ids:  # it may be of an attempt given up
             flight.first, flight.first_s = first, self._world.now
+        self._waiting.generated(request.request_id, len(accepted.token_ids), self._world.now)
         if accepted.finish_reason is not None:
             self._conclude(request.request_id, accepted.release)
 
@@ -243,13 +264,14 @@ class SimulatedGateway:
             finish = FinishReason.LENGTH if is_limit else FinishReason.STOP
         first = attempt.first_index + 1
         accepted = self._ledger.delta(request_id, request.epoch, first, _zeros(max(0, num_said - first)), finish)
+        self._waiting.generated(request_id, len(accepted.token_ids), self._world.now)
         if accepted.finish_reason is not None:
             self._conclude(request_id, accepted.release)
 
     def _conclude(self, request_id: str, release: tuple[str, ...]) -> None:
-        self._waiting.take(request_id)
-        self._release(request_id, release)
         entry = self._ledger.entry(request_id)
+        self._waiting.concluded(request_id, len(entry.stream), self._world.now)
+        self._release(request_id, release)
         for worker_id in entry.route.workers if entry.route is not None else ():
             self.table.settle(worker_id, request_id)
         self._close(request_id, None)
@@ -263,7 +285,7 @@ class SimulatedGateway:
     def _follow(self, decision: Decision) -> None:
         request_id = decision.request_id
         flight = self._flights[request_id]
-        self._waiting.take(request_id)
+        self._waiting.take(request_id, self._world.now)
         self._release(request_id, decision.release)
         match decision:
             case Retry(request, avoid):
@@ -289,7 +311,7 @@ class SimulatedGateway:
         self._place_waiting()
 
     def _end(self, request_id: str, error: TwinpoolError) -> None:
-        self._waiting.take(request_id)
+        self._waiting.take(request_id, self._world.now)
         self._release(request_id, self._ledger.cancel(request_id))
         self._close(request_id, error)
 
@@ -340,6 +362,17 @@ class SimulatedGateway:
             prefill_worker=flight.prefill_worker,
             decode_worker=flight.decode_worker,
         )
+
+
+def _standing(offered: TraceRequest, goals: GoalClass) -> Standing:
+    deadline_s = float("inf") if goals.deadline_s is None else goals.deadline_s
+    return Standing(offered.tenant or DEFAULT_TENANT, goals.on_miss, deadline_s)
+
+
+def _placing(
+    request: Request, flight: Flight, avoid: frozenset[str] = frozenset(), parked_on: str | None = None
+) -> Placing:
+    return Placing(request, flight.offered.arrival_s, float("inf"), avoid, parked_on, flight.standing)
 
 
 def _request(index: int, offered: TraceRequest, goals: GoalClass) -> Request:

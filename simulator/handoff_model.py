@@ -17,7 +17,7 @@ from twinpool.kv_transfer.source import SourceHandoff
 from twinpool.kv_transfer.target import TargetHandoff
 from twinpool.model.kv_layout import KVLayout
 
-NO_TIME = msg.Limits(lease_s=1, park_s=0, ask_s=0, announce_s=0, commit_s=0, verify_s=0, stop_s=0)
+NO_TIME = msg.Limits(lease_s=1, park_s=0, ask_s=0, announce_s=0, commit_s=0, verify_s=0, stop_s=0, joined_bytes=0)
 LATER = 1.0  # when every deadline has passed; everything else happens at 0
 
 

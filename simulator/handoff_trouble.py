@@ -12,7 +12,7 @@ from twinpool.simulator.handoff_cluster import Cluster
 from twinpool.simulator.handoff_deaths import kill_source, kill_target, start_source
 from twinpool.simulator.world import Faults, World
 
-LIMITS = Limits(lease_s=4, park_s=3, announce_s=3, commit_s=2, verify_s=1.5, stop_s=1)
+LIMITS = Limits(lease_s=4, park_s=3, announce_s=3, commit_s=2, verify_s=1.5, stop_s=1, joined_bytes=0)
 POOL_BLOCKS = {"d1": 9, "d2": 8}  # the longest request takes 8: nearly everything waits for somebody
 NUM_REQUESTS = 8
 TROUBLE_S, END_S = 6.0, 240.0

@@ -35,17 +35,19 @@ class Transfer(NamedTuple):
     started_s: float
     ended_s: float
     num_bytes: int
-    exposed_s: float  # after its prefill ended
+    wire_s: float  # that bytes were moving, or their last were under way: pauses between chunks left out
+    exposed_s: float  # of wire_s, after its prefill ended
 
 
 class Gauge(NamedTuple):
-    """Now and then: how much waits."""
+    """How much waits. One of ``num`` over 1 stands for as many, a second apart, from ``at_s`` on: nothing waited."""
 
     at_s: float
     held: int  # requests in the routers' queues
     in_flight: int  # requests placed and not ended
     waiting_prefill_tokens: int  # on all workers
     free_blocks: int
+    num: int = 1
 
 
 class Observer:
@@ -61,7 +63,7 @@ class Observer:
         """A handoff's bytes arrived."""
 
     def gauged(self, gauge: Gauge) -> None:
-        """About once a virtual second."""
+        """For each virtual second; at once for all of a time in which there was no request."""
 
     def happened(self, at_s: float, worker: int, what: str) -> None:
         """A worker changed: `crashed`, `restarted`, `draining`, `role decode`, `slow 2.0`, ..."""

@@ -48,7 +48,7 @@ class CountedPool:
         holding.blocks += num_blocks
 
     def draw(self, num_blocks: int) -> None:
-        """As ``take``, for several sequences at once: the caller adds what each got to its holding, in time to release it."""
+        """As ``take``, for several sequences at once: the caller counts what each got to its holding before it goes."""
         assert num_blocks <= self.num_free, f"{num_blocks} blocks wanted, {self.num_free} free"
         while self._unused < num_blocks:
             name, _ = self._evictable.popitem(last=False)

@@ -12,7 +12,7 @@ from twinpool.model.step import StepPlan
 from twinpool.prefill_worker import batching
 from twinpool.prefill_worker.batching import PrefillView
 from twinpool.simulator.attempt import Attempt, Destination
-from twinpool.simulator.pool import CountedPool, Holding
+from twinpool.simulator.pool import CountedPool, Holding, Name
 
 REMAINING, NEED, MAY_PARK = range(3)
 
@@ -29,6 +29,12 @@ class Prompt:
     num_computed: int = 0
     cached_tokens: int = 0
     chunk_tokens: int = 0  # of the step under way
+    expected_tokens: int = 0  # that were cached when it came; 0 once it has started
+
+    @property
+    def waiting_tokens(self) -> int:
+        """That will have to be computed, as far as can be told before it starts."""
+        return self.remaining_tokens - self.expected_tokens
 
     @property
     def is_local(self) -> bool:
@@ -93,7 +99,9 @@ class PromptQueue:
         numbers = (prompt.remaining_tokens, need, int(not prompt.is_local))
         self._prompts.add(prompt, prompt.attempt.age_order, numbers)
         self._by_attempt[prompt.attempt] = prompt
-        self.waiting_tokens += prompt.remaining_tokens
+        if prompt.attempt.names and not prompt.is_local:
+            prompt.expected_tokens = self._pool.match(self._reusable(prompt)) * prompt.attempt.piece_tokens
+        self.waiting_tokens += prompt.waiting_tokens
 
     def _num_blocks(self, prompt: Prompt) -> int:
         return -(-prompt.attempt.num_tokens // self._block_tokens)
@@ -119,11 +127,16 @@ class PromptQueue:
 
     def _take_blocks(self, prompt: Prompt) -> None:
         attempt, pool = prompt.attempt, self._pool
-        reusable = attempt.names[: attempt.pieces_in(attempt.num_tokens - 1)]
-        cached = pool.take_cached(prompt.holding, reusable) * attempt.piece_tokens
+        cached = pool.take_cached(prompt.holding, self._reusable(prompt)) * attempt.piece_tokens
         pool.take(prompt.holding, self._num_blocks(prompt) - cached // self._block_tokens)
         prompt.num_computed = prompt.cached_tokens = cached
-        self.waiting_tokens -= cached
+        self.waiting_tokens += prompt.expected_tokens - cached
+        prompt.expected_tokens = 0
+
+    @staticmethod
+    def _reusable(prompt: Prompt) -> tuple[Name, ...]:
+        """Pieces that may come from the cache: at least one token is computed."""
+        return prompt.attempt.names[: prompt.attempt.pieces_in(prompt.attempt.num_tokens - 1)]
 
     def granted(self, attempt: Attempt) -> bool:
         """A decode worker has made room for this handoff. False: it is gone."""
@@ -216,7 +229,7 @@ class PromptQueue:
         """Forget a prompt that is not computed yet, and what is kept for its send. Idempotent."""
         prompt = self._by_attempt.get(attempt)
         if prompt is not None:
-            self.waiting_tokens -= prompt.remaining_tokens
+            self.waiting_tokens -= prompt.waiting_tokens
             self._leave(prompt)
             if not prompt.is_local and attempt not in self._outgoing:
                 self._pool.release(prompt.holding)
@@ -239,3 +252,12 @@ class PromptQueue:
         held = {id(prompt.holding): prompt.holding for prompt in self._prompts if not prompt.is_local}
         held |= {id(outgoing.holding): outgoing.holding for outgoing in self._outgoing.values()}
         return list(held.values())
+
+    def check(self) -> None:
+        """Recompute what is kept for speed; AssertionError if it differs."""
+        sends = self._outgoing.values()
+        parked = sum(send.num_blocks for send in sends if send.is_computed and not send.is_granted)
+        assert self.waiting_tokens == sum(prompt.waiting_tokens for prompt in self._prompts)
+        assert self.parked_blocks == parked
+        assert self.busy_blocks == sum(send.num_blocks for send in sends) - parked
+        assert self._ungranted_blocks == sum(send.num_blocks for send in sends if not send.is_granted)

@@ -33,6 +33,12 @@ class Window:
         """Whether something at that time counts."""
         return self.start_s <= at_s < self.end_s
 
+    def num_held(self, at_s: float, num: int) -> int:
+        """How many count of so many things, a second apart, the first at that time."""
+        first = max(0, math.ceil(self.start_s - at_s))
+        end = num if math.isinf(self.end_s) else min(num, math.ceil(self.end_s - at_s))
+        return max(0, end - first)
+
 
 class Report(Observer):
     """Counts everything that is told of one run; ask it once the run is over.
@@ -53,7 +59,7 @@ class Report(Observer):
         self._steps: list[Steps] = []
         self._transfers: Counter[str] = Counter()
         self._transfer_s = {"wire_s": 0.0, "exposed_s": 0.0}
-        self._events: Counter[str] = Counter()
+        self._events: list[tuple[float, str]] = []  # few, and none of them a request's
         self._waits = {name: Sketch() for name in ("held", "in_flight", "waiting_prefill_tokens")}
         self._is_closed = False
 
@@ -68,17 +74,18 @@ class Report(Observer):
         if self._window.holds(transfer.started_s):
             self._transfers["count"] += 1
             self._transfers["bytes"] += transfer.num_bytes
-            self._transfer_s["wire_s"] += transfer.ended_s - transfer.started_s
+            self._transfer_s["wire_s"] += transfer.wire_s
             self._transfer_s["exposed_s"] += transfer.exposed_s
 
     def gauged(self, gauge: Gauge) -> None:
-        if self._window.holds(gauge.at_s):
+        num = self._window.num_held(gauge.at_s, gauge.num)
+        if num:
             for name, sketch in self._waits.items():
-                sketch.add(getattr(gauge, name))
+                sketch.add(getattr(gauge, name), num)
 
     def happened(self, at_s: float, worker: int, what: str) -> None:  # noqa: ARG002
         if self._window.holds(at_s):
-            self._events[what.partition(" ")[0]] += 1
+            self._events.append((at_s, what.partition(" ")[0]))
 
     def ended(self, outcome: Outcome) -> None:
         if self._window.holds(outcome.arrival_s):
@@ -100,10 +107,14 @@ class Report(Observer):
         return self._total
 
     @property
+    def end_s(self) -> float:
+        """Of what is measured: the window's end, or that of the last request where it has none."""
+        return self._window.end_s if math.isfinite(self._window.end_s) else self.total.last_end_s
+
+    @property
     def duration_s(self) -> float:
-        """What rates are per: the window, or its begin to the end of the last request where it has no end."""
-        end_s = self._window.end_s if math.isfinite(self._window.end_s) else self.total.last_end_s
-        return max(0.0, end_s - self._window.start_s)
+        """What rates are per: from the window's begin to the end of what is measured."""
+        return max(0.0, self.end_s - self._window.start_s)
 
     def values(self) -> Values:
         """The whole report, in the keys of `twinpool bench serve` where both have them."""
@@ -123,7 +134,7 @@ class Report(Observer):
             "energy": energy_values(watt_hours, duration_s, total.completed),
             "attempts": {str(number): count for number, count in sorted(total.attempts.items())},
             "prefix_cache_hit_share": total.cached_tokens / total.prompt_tokens if total.prompt_tokens else None,
-            "events": dict(self._events),
+            "events": dict(Counter(what for at_s, what in self._events if at_s <= self.end_s)),
             "duration_s": duration_s,
             "workers": len(self._scenario.workers),
             "gpus": num_gpus,

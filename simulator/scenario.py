@@ -13,6 +13,7 @@ from twinpool.router.admission import AdmissionSettings
 from twinpool.router.estimate import StepForm
 from twinpool.router.power import PowerForm
 from twinpool.router.route import PlacementSettings
+from twinpool.router.standing import OnMiss
 
 
 class PrefixCache(StrEnum):
@@ -59,7 +60,8 @@ class GoalClass:
 
     goal: Goal
     priority: int = 0  # smaller goes first
-    deadline_s: float | None = None  # a request that still waits so long after its arrival is given up
+    deadline_s: float | None = None  # from arrival to the first token: a request that cannot make it never starts
+    on_miss: OnMiss = OnMiss.BEST_EFFORT
 
 
 class FaultKind(StrEnum):
@@ -103,6 +105,11 @@ class Scenario:
     @property
     def shares_prefixes(self) -> bool:
         return self.prefix_cache is PrefixCache.HASHES
+
+    @property
+    def tells_caches(self) -> bool:
+        """Whether workers tell gateways what they have cached."""
+        return self.shares_prefixes and self.placement.policy.uses_prefixes
 
     def piece_blocks(self, kind: WorkerKind) -> int:
         """Blocks of one piece of a prompt that may be shared; 0 where nothing is.

@@ -120,14 +120,15 @@ class Sending:
     def _describe(self, ends_s: float) -> Transfer:
         num_bytes = (self.attempt.num_tokens - self._skip_tokens) * self._kind.kv_token_bytes
         started_s = self._first_s if self._first_s is not None else ends_s
+        wire_s = 0.0 if self._first_s is None else self._wire_s + self._kind.link_latency_s
         exposed_s = ends_s - max(self.computed_s, started_s)
         place = self._source_place
-        return Transfer(self.attempt.index, place, self.target, started_s, ends_s, num_bytes, exposed_s)
+        return Transfer(self.attempt.index, place, self.target, started_s, ends_s, num_bytes, wire_s, exposed_s)
 
     @property
     def wire_s(self) -> float:
-        """Seconds that bytes were moving."""
-        return self._wire_s
+        """Seconds that bytes were moving; 0 before all are known to arrive."""
+        return 0.0 if self.transfer is None else self.transfer.wire_s
 
     def _finish(self) -> None:
         self._arrived(self)

@@ -9,11 +9,11 @@ from typing import Self
 import numpy as np
 
 from twinpool.simulator.outcome import Ending, Outcome
+from twinpool.simulator.reasons import Reasons
 from twinpool.simulator.sketch import Sketch
 
 Values = dict[str, object]
 
-MAX_REASONS = 100  # kept apart
 TOLD_REASONS = 20
 LATENCIES = ("ttft_s", "tpot_s", "e2e_s")
 PHASES = ("held_s", "queued_s", "prefill_s", "handoff_s", "wire_s", "exposed_s")
@@ -28,7 +28,7 @@ class Tally:
 
     def __init__(self) -> None:
         self.endings: Counter[Ending] = Counter()
-        self.reasons: Counter[str] = Counter()
+        self.reasons = Reasons()
         self.met = 0
         self.tokens = 0  # delivered, to whomever
         self.prompt_tokens = 0  # of completed requests
@@ -48,7 +48,7 @@ class Tally:
         if outcome.ending is Ending.COMPLETED:
             self._add_completed(outcome)
         else:
-            self._add_reason(outcome.why, 1)
+            self.reasons.add(outcome.why)
 
     def _add_completed(self, outcome: Outcome) -> None:
         self.prompt_tokens += outcome.offered.prompt_tokens
@@ -74,10 +74,6 @@ class Tally:
         if len(self._rows) >= _FLUSH_AT:
             self._flush()
 
-    def _add_reason(self, why: str, count: int) -> None:
-        known = why in self.reasons or len(self.reasons) < MAX_REASONS
-        self.reasons[why if known else "others"] += count
-
     def _flush(self) -> None:
         table = np.array(self._rows, dtype=np.float64).reshape(-1, len(_COLUMNS))
         self._rows = []
@@ -89,8 +85,7 @@ class Tally:
         """Count all that another tally has, too; returns this one."""
         self.endings.update(other.endings)
         self.attempts.update(other.attempts)
-        for why, count in other.reasons.items():
-            self._add_reason(why, count)
+        self.reasons.merge(other.reasons)
         for name in ("met", "tokens", "prompt_tokens", "cached_tokens"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.last_end_s = max(self.last_end_s, other.last_end_s)
@@ -138,7 +133,7 @@ class Tally:
             "requests_per_s": rate(self.completed),
             "tokens_per_s": rate(self.tokens),
             "prompt_tokens_per_s": rate(self.prompt_tokens),
-            "reasons": dict(self.reasons.most_common(TOLD_REASONS)),
+            "reasons": self.reasons.most_common(TOLD_REASONS),
         }
 
     def phase_values(self) -> dict[str, Values]:

@@ -15,6 +15,7 @@ from twinpool.simulator.decode_rows import Row
 from twinpool.simulator.engine import Counts, SimulatedEngine
 from twinpool.simulator.flows import Card
 from twinpool.simulator.observer import Observer, Steps, Transfer
+from twinpool.simulator.prefixes import CacheTeller, CacheWord
 from twinpool.simulator.prompt_queue import Prompt
 from twinpool.simulator.scenario import Scenario, SimulatedWorker
 from twinpool.simulator.sending import Sending
@@ -50,6 +51,7 @@ class News:
     said: list[tuple[Attempt, int]]  # tokens of the whole answer said by now, of answers that end or break off here
     failures: list[tuple[Attempt, FailureKind]]
     load: WorkerLoad | None = None
+    cache: CacheWord | None = None
 
 
 class Neighbours(Protocol):
@@ -95,6 +97,7 @@ class WorkerProcess:
         self._by_request: dict[tuple[int, str], list[Attempt]] = {}  # (gateway, request id)
         self._landed: dict[Attempt, Sending] = {}  # arrived, and not yet in a step
         self._news = News([], [], [], [])
+        self._cache = CacheTeller(self.engine.pool) if scenario.tells_caches else None
         self._told: Counts | None = None
         self._version = 0
 
@@ -222,6 +225,7 @@ class WorkerProcess:
             self._forget(attempt)
             self._fail(attempt, FailureKind.PREEMPTED)
             return
+        self._stop_sending(parked)
         self._forget(parked)
         self._targets[attempt] = target
         self._open(attempt)
@@ -315,11 +319,13 @@ class WorkerProcess:
         """Tell the gateways what happened, and the load if it has changed."""
         counts = self.engine.counts(len(self._expected), sum(self._expected.values()) if self._expected else 0)
         news = self._news
+        if self._cache is not None:
+            news.cache = self._cache.take_word()
         if counts != self._told:
             self._told = counts
             self._version += 1
             news.load = WorkerLoad(self._version, *counts)
-        elif not (news.firsts or news.said or news.failures or news.arrivals):
+        elif not (news.firsts or news.said or news.failures or news.arrivals or news.cache):
             return
         self._news = News([], [], [], [])
         self._neighbours.tell(self.place, news)

@@ -57,6 +57,11 @@ class World:
         self._num_deeds += 1
         heapq.heappush(self._heap, (self.now + delay_s, self._num_deeds, deed))
 
+    @property
+    def num_events(self) -> int:
+        """Of all that was asked for, cancelled ones included."""
+        return self._num_deeds
+
     def run(self, until: float = math.inf, max_events: int | None = 1_000_000) -> None:
         """Let everything due by ``until`` happen; the clock then stands at ``until``, or at the last event.
 

@@ -6,10 +6,13 @@ from typing import Annotated, Any
 
 import typer
 
+from twinpool.cluster.bench.kernels_command import kernels
+from twinpool.cluster.bench.simulator_command import simulator
 from twinpool.cluster.cli_options import AddressOption, JsonOption, addresses, folder, silence_grpc
 from twinpool.core.errors import Internal
 
 app = typer.Typer(help="Measure this machine, beside what it is compared with.", no_args_is_help=True)
+app.command()(kernels)
 
 SeedOption = Annotated[int, typer.Option(help="of prompts and arrivals", min=0)]
 POSITIVE = 1e-6
@@ -225,7 +228,7 @@ def transfer(
     ] = ModelledPrefill.WAITS,
     chunk_tokens: Annotated[int, typer.Option(help="of each step of the prefill", min=1, max=2**20)] = 512,
     layers_per_group: Annotated[
-        int | None, typer.Option(help="that are sent together; a quarter of the layers", min=1, max=4096)
+        int | None, typer.Option(help="that are sent together; as the engine chooses", min=1, max=4096)
     ] = None,
     runs: Annotated[int, typer.Option(help="alternated, after one to warm up", min=1, max=1000)] = 5,
     codec_errors: Annotated[bool, typer.Option("--codec-errors", help="what codecs change in the demo model")] = False,
@@ -253,7 +256,7 @@ def transfer(
         produced=produced_bytes_per_s,
         computes=prefill is ModelledPrefill.COMPUTES,
         chunk_tokens=chunk_tokens,
-        layers_per_group=layers_per_group or -(-layers // 4),
+        layers_per_group=layers_per_group,
         runs=runs,
         codec_errors=codec_errors,
         as_json=as_json,
@@ -290,3 +293,6 @@ def parity(
         folder=folder(),
         as_json=as_json,
     )
+
+
+app.command()(simulator)

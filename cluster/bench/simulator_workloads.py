@@ -80,7 +80,7 @@ class Case:
         Raises:
             SpecError: what ``lengths`` names cannot be read.
         """
-        max_tokens = 0 if self.is_splitwise else AZURE_ANSWERS.most + 24
+        max_tokens = 0 if self.is_splitwise else 1024
         if self.lengths is None:
             return _drawn(self, max_tokens)
         options = TraceOptions(

@@ -17,6 +17,7 @@ from twinpool.cluster.bench.transfer_case import (
     Grouping,
     Shapes,
     choose_cases,
+    choose_grouping,
     describe_chunks,
 )
 from twinpool.cluster.bench.transfer_process import Process, running
@@ -28,6 +29,7 @@ from twinpool.kv_transfer.codec_policy import possible_codecs
 from twinpool.kv_transfer.rank_groups import RankGroups
 from twinpool.kv_transfer.rank_shape import WorkerShape
 from twinpool.model.kv_layout import KVLayout
+from twinpool.model.layer_groups import StreamRates
 
 Values = dict[str, Any]
 COLUMNS = (
@@ -55,7 +57,7 @@ class TransferOptions:
     limits: tuple[int | None, ...] = (None,)
     shapes: tuple[Shapes, ...] = ((1, 1),)
     chunk_tokens: int = 512
-    layers_per_group: int = 4
+    layers_per_group: int | None = None  # None: as the engine chooses, by the rates of link and prefill
     produced_bytes_per_s: float | None = None
     computes: bool = False  # whether a prefill keeps a core busy; else it waits, as for a device
     runs: int = 5
@@ -68,10 +70,6 @@ class TransferOptions:
             copies = sum(tp // min(tp, self.layout.num_kv_heads) for tp in pair if tp > 1)
             held.append(held[0] + copies * max(self.sizes))
         return max(held)
-
-    @property
-    def grouping(self) -> Grouping:
-        return Grouping(self.chunk_tokens, self.layers_per_group)
 
     def groups(self, shapes: Shapes) -> RankGroups:
         """What moves between workers of so many tensor-parallel ranks. Raises ValueError where they do not go."""
@@ -145,6 +143,7 @@ class _Bench:
         self._source = source
         self._target = target
         self._addresses: dict[str, tuple[Values, Values]] = {}  # of the source and the target, by case
+        self._grouping = Grouping(options.chunk_tokens, options.layout.num_layers)  # at the size that is measured
 
     def measure(self, cases: Sequence[Case]) -> list[Values]:
         """Rows of cases that share a link and a limiter, measured turn by turn."""
@@ -164,9 +163,10 @@ class _Bench:
         num_tokens = options.num_tokens(size)
         kv_bytes = num_tokens * options.layout.token_bytes
         raw(kv_bytes)
-        produced = options.produced_bytes_per_s
-        if produced is None:
-            produced = PRODUCED_SHARE * kv_bytes / median(raw(kv_bytes) for _ in range(WARM_RAW_RUNS))
+        link_s = median(raw(kv_bytes) for _ in range(WARM_RAW_RUNS))
+        produced = options.produced_bytes_per_s or PRODUCED_SHARE * kv_bytes / link_s
+        rates = StreamRates(kv_bytes / limited_raw_s(link_s, kv_bytes, limit), produced)
+        self._grouping = choose_grouping(options.layout, options.chunk_tokens, options.layers_per_group, rates)
         prefill = {"bytes_per_s": produced, "computes": options.computes}
         variants = [(case, streaming) for case in cases for streaming in options.streaming]
         self._check_arrival(cases, num_tokens)
@@ -189,7 +189,7 @@ class _Bench:
         layout = self._options.layout
         plain = rounds.get((replace(case, digest=False), streaming))
         kv_bytes = num_tokens * layout.token_bytes
-        spans = self._options.grouping.spans(layout, num_tokens, streaming=streaming)
+        spans = self._grouping.spans(layout, num_tokens, streaming=streaming)
         block_ids = self._source.told["block_ids"]
         return {
             "link": case.link,
@@ -215,7 +215,7 @@ class _Bench:
 
     def _round(self, case: Case, streaming: bool, num_tokens: int, raw_s: float, prefill: Values) -> Round:
         ready = self._hand_over(case, streaming, num_tokens, None)
-        asked: Values = {"num_tokens": num_tokens, "grouping": asdict(self._options.grouping), "prefill": prefill}
+        asked: Values = {"num_tokens": num_tokens, "grouping": asdict(self._grouping), "prefill": prefill}
         prefill_s = self._source.ask("prefill", self._deadline_s(num_tokens, prefill), **asked)["seconds"]
         return Round(raw_s, ready, prefill_s, self._hand_over(case, streaming, num_tokens, prefill))
 
@@ -232,7 +232,7 @@ class _Bench:
             **asked,
             num_tokens=num_tokens,
             target=target,
-            grouping=asdict(self._options.grouping),
+            grouping=asdict(self._grouping),
             streaming=streaming,
             prefill=prefill,
         )

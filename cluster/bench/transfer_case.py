@@ -19,6 +19,7 @@ from twinpool.kv_transfer.plan import Span, layer_groups, spans_of_chunk
 from twinpool.kv_transfer.rank_groups import RankGroups
 from twinpool.kv_transfer.runs import contiguous_runs
 from twinpool.model.kv_layout import KVLayout
+from twinpool.model.layer_groups import StreamRates, choose_layer_groups, group_ranges
 
 MEASURED_LINKS = ("gloo", "shm")  # what `all` stands for, as far as it works here
 LIMITED_LINKS = frozenset({"gloo"})  # links with a wire that a limiter can stand on
@@ -55,17 +56,28 @@ class Grouping:
 
     chunk_tokens: int
     layers_per_group: int
+    layer_ends: tuple[int, ...] = ()  # of the groups, where they are not all of one size
 
     def spans(self, layout: KVLayout, num_tokens: int, *, streaming: bool) -> list[Span]:
         """The groups of a request in the order in which they are computed; a single one without streaming."""
         if not streaming:
             return [Span(0, layout.num_layers, 0, layout.num_blocks(num_tokens))]
         layers = layer_groups(layout.num_layers, self.layers_per_group)
+        if self.layer_ends:
+            layers = group_ranges(self.layer_ends)
         spans: list[Span] = []
         for before in range(0, num_tokens, self.chunk_tokens):
             after = min(before + self.chunk_tokens, num_tokens)
             spans += spans_of_chunk(before, after, after == num_tokens, layout.block_tokens, layers)
         return spans
+
+
+def choose_grouping(layout: KVLayout, chunk_tokens: int, layers_per_group: int | None, rates: StreamRates) -> Grouping:
+    """Groups of so many layers; None: of as many as the engine would choose, where link and prefill are that fast."""
+    if layers_per_group is not None:
+        return Grouping(chunk_tokens, layers_per_group)
+    layer_bytes = layout.num_blocks(chunk_tokens) * layout.block_layer_bytes
+    return Grouping(chunk_tokens, layout.num_layers, choose_layer_groups(layout.num_layers, layer_bytes, rates))
 
 
 def parse_size(text: str, option: str) -> int:

@@ -6,7 +6,7 @@ Changes no byte and no order. Knows no handoff.
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from functools import partial
 from typing import Any
@@ -14,11 +14,11 @@ from typing import Any
 from twinpool.cluster.bench.transfer_case import Case
 from twinpool.cluster.bench.transfer_rank_links import RankLinks
 from twinpool.cluster.bench.transfer_ranks import RankedPool
+from twinpool.kv_transfer.chunk_wire import Wait, Wire
 from twinpool.kv_transfer.gloo import GlooLinks
 from twinpool.kv_transfer.group_links import SOURCE
 from twinpool.kv_transfer.header import Bytes
 from twinpool.kv_transfer.link import LinkError, LinkEvents, Links, ReceiveLink, SendLink, Ticket
-from twinpool.kv_transfer.link_thread import Wait, Wire
 from twinpool.kv_transfer.rank_groups import RankGroups
 from twinpool.kv_transfer.rank_shape import WorkerShape
 from twinpool.kv_transfer.shm import ShmLinks
@@ -51,6 +51,7 @@ class PacedWire:
     """The source's end of a wire that is only so fast: a chunk leaves when its last byte would arrive."""
 
     def __init__(self, wire: Wire, bucket: TokenBucket) -> None:
+        self.cut = wire.cut
         self._wire = wire
         self._bucket = bucket
         self._queue: queue.SimpleQueue[tuple[float, Callable[[], Wait], Future[None]] | None] = queue.SimpleQueue()
@@ -58,16 +59,21 @@ class PacedWire:
         self._thread = threading.Thread(target=self._run, name="paced-wire", daemon=True)
         self._thread.start()
 
-    def send(self, chunk: int, header: Bytes, data: Bytes) -> Wait:
+    def send(self, chunk: int, header: Bytes, parts: Iterable[Bytes]) -> Wait:
         """See Wire."""
-        due_s = self._bucket.take(len(header) + len(data), time.monotonic())
+        ready = list(parts)
+        due_s = self._bucket.take(len(header) + sum(map(len, ready)), time.monotonic())
         done: Future[None] = Future()
-        self._queue.put((due_s, partial(self._wire.send, chunk, header, data), done))
+        self._queue.put((due_s, partial(self._wire.send, chunk, header, ready), done))
         return done.result
 
-    def receive(self, chunk: int, header: Bytes, data: Bytes) -> Wait:
+    def receive(self, chunk: int, header: Bytes, parts: Sequence[Bytes], arrived: Callable[[Bytes], None]) -> Wait:
         """See Wire."""
-        return self._wire.receive(chunk, header, data)
+        return self._wire.receive(chunk, header, parts, arrived)
+
+    def cancel(self) -> None:
+        """See Wire."""
+        self._wire.cancel()
 
     def close(self) -> None:
         """See Wire."""

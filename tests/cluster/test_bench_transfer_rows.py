@@ -1,7 +1,7 @@
 """The arithmetic of `twinpool bench transfer`, exactly; and its limiter and modelled prefill, without a process."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -30,9 +30,9 @@ from twinpool.cluster.bench.transfer_rows import (
     row_of,
 )
 from twinpool.core.errors import SpecError
+from twinpool.kv_transfer.chunk_wire import Cut, Wait
 from twinpool.kv_transfer.header import Bytes
 from twinpool.kv_transfer.link import LinkError
-from twinpool.kv_transfer.link_thread import Wait
 from twinpool.kv_transfer.plan import Span
 from twinpool.kv_transfer.rank_groups import RankGroups
 from twinpool.kv_transfer.rank_shape import WorkerShape
@@ -217,18 +217,22 @@ class NotingWire:
     """A wire that takes everything at once, or fails."""
 
     def __init__(self, *, fails: bool = False) -> None:
+        self.cut: Cut | None = None
         self.sent: list[int] = []
         self.is_closed = False
         self._fails = fails
 
-    def send(self, chunk: int, header: Bytes, data: Bytes) -> Wait:
+    def send(self, chunk: int, header: Bytes, parts: Iterable[Bytes]) -> Wait:
         if self._fails:
             raise LinkError("broken")
         self.sent.append(chunk)
         return lambda: None
 
-    def receive(self, chunk: int, header: Bytes, data: Bytes) -> Wait:
+    def receive(self, chunk: int, header: Bytes, parts: Sequence[Bytes], arrived: Callable[[Bytes], None]) -> Wait:
         return lambda: None
+
+    def cancel(self) -> None:
+        raise AssertionError("nobody asked for it")
 
     def close(self) -> None:
         self.is_closed = True
@@ -236,7 +240,7 @@ class NotingWire:
 
 def send_all(wire: PacedWire, chunks: Sequence[int]) -> list[Wait]:
     data = np.zeros(8, dtype=np.uint8)
-    return [wire.send(chunk, data, data) for chunk in chunks]
+    return [wire.send(chunk, data, [data]) for chunk in chunks]
 
 
 def test_a_paced_wire_sends_in_order_and_tells_of_failures(no_leaked_threads: None) -> None:

@@ -171,3 +171,34 @@ def test_a_policy_that_looks_at_no_cache_is_told_of_none() -> None:
             assert cluster.workers["mixed-0"].engine.pool._changes is None
 
     asyncio.run(scenario())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("policy", "num_holders"), [("prefix_aware", 1), ("slo", 1), ("least_loaded", 2)])
+def test_the_other_answers_to_a_prompt_go_where_it_is_cached(policy: str, num_holders: int) -> None:
+    async def scenario() -> None:
+        plan = make_plan(0, 0, 2, policy=policy, disaggregate="never")
+        async with running(plan) as cluster:
+            result = await cluster.client.generate(tokens(3, 40), max_tokens=100, n=2)
+            assert [len(choice.token_ids) for choice in result.choices] == [100, 100]
+            holders = [worker for worker in cluster.workers.values() if worker.engine.pool.num_cached]
+            assert len(holders) == num_holders
+            await cluster.assert_idle()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.slow
+def test_a_prompt_that_was_served_goes_to_its_holders_again() -> None:
+    async def scenario() -> None:
+        async with running(make_plan(2, 2, policy="prefix_aware")) as cluster:
+            first = await cluster.client.generate(tokens(3, 30), max_tokens=3)
+            await until_told(cluster)
+            for _ in range(3):
+                again = await cluster.client.generate(tokens(3, 30), max_tokens=3)
+                assert again.usage.cached_tokens == 30 * BLOCK_TOKENS
+                assert again.timings.prefill_worker == first.timings.prefill_worker
+                assert again.timings.decode_worker == first.timings.decode_worker
+                assert again.timings.kv_bytes < first.timings.kv_bytes / 10
+
+    asyncio.run(scenario())

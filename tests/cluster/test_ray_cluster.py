@@ -99,6 +99,14 @@ def test_status_names_every_process(machine: Machine, cluster: dict[str, Any]) -
     assert {worker["state"] for worker in status["workers"]} == {"ready"}
 
 
+def test_workers_and_gateways_run_at_the_priority_of_who_started_them(machine: Machine, cluster: Any) -> None:
+    """Ray alone would put them behind everything else on the machine."""
+    status = json.loads(machine.run("status", "--json"))
+    members = [member["pid"] for member in status["workers"] + status["gateways"]]
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    assert {os.getpriority(os.PRIO_PROCESS, pid) for pid in members} == {own}
+
+
 def test_generate_from_any_directory_streams_text(machine: Machine, cluster: dict[str, Any]) -> None:
     result = json.loads(machine.run("generate", "def read_file(", "--max-tokens", "24", "--json"))
     assert result["usage"]["completion_tokens"] == len(result["token_ids"]) <= 24

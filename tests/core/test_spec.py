@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from twinpool.core.messages import Goal, Role
-from twinpool.core.spec import ClusterSpec, GoalSpec, check_against_model, cluster_schema
+from twinpool.core.spec import ClusterSpec, check_against_model, cluster_schema
 from twinpool.core.spec_fields import MAX_PORT, dotted, is_loopback
 from twinpool.core.spec_file import check_cluster
+from twinpool.core.spec_requests import GoalSpec
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -9,3 +9,9 @@ def interpreter():
     child = Interpreter()
     yield child
     child.close()
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if "interpreter" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)

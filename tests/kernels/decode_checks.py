@@ -69,6 +69,13 @@ def check_plan(lengths, num_sms, window, most_splits, most_queries):
     assert plan.chunk.item() == chunk
 
 
+def check_distant_blocks():
+    for block_tokens in (16, 128):
+        case = PagedCase((2, 1, 64), [(1, 120)], dtype="fp16", block_tokens=block_tokens).spread()
+        attend(case)
+        case.check()
+
+
 def check_that_widening_is_what_saves_bfloat16():
     from twinpool.kernels import decode_attention as module
 

@@ -12,7 +12,7 @@ LAYERS, LAYER = 3, 1
 class PagedCase:
     """Random q and KV; blocks scattered and poisoned with NaN, as are slots past a context and the other layers."""
 
-    def __init__(self, heads, lengths, *, block_tokens=16, dtype="fp32", window=None, table_dtype="int32", seed=0):
+    def __init__(self, heads, lengths, *, block_tokens=16, dtype="fp32", window=None, seed=0):
         self.num_heads, num_kv_heads, head_dim = heads
         self.lengths, self.window, self.dtype = lengths, window, dtype
         generator = torch.Generator().manual_seed(seed)
@@ -21,12 +21,12 @@ class PagedCase:
         num_blocks = sum(sizes) + 3
         order = torch.randperm(num_blocks, generator=generator)
         pool = torch.full((num_blocks, LAYERS, 2, num_kv_heads, block_tokens, head_dim), torch.nan)
-        self.table = torch.full((len(lengths), max([*sizes, 0]) + 2), -7, dtype=getattr(torch, table_dtype))
+        self.table = torch.full((len(lengths), max([*sizes, 0]) + 2), -7, dtype=torch.int32)
         at = 0
         for sequence, (size, (new, context)) in enumerate(zip(sizes, lengths, strict=True)):
             blocks = order[at : at + size]
             at += size
-            self.table[sequence, :size] = blocks.to(self.table.dtype)
+            self.table[sequence, :size] = blocks.int()
             low = 0 if window is None else max(context - new + 1 - window, 0)
             shape = (2, num_kv_heads, context - low, head_dim)
             kv = torch.full((2, num_kv_heads, size * block_tokens, head_dim), torch.nan)
@@ -45,6 +45,15 @@ class PagedCase:
         kv = self.kv.double().nan_to_num(0.0)
         arguments = (self.table, self.cu_seqlens, self.context, self.window)
         return paged_attention_reference(self.q.double(), kv, *arguments)
+
+    def spread(self):
+        """Put the blocks so far apart that offsets do not fit 32 bits; memory between them is never touched."""
+        stride = 2**31 // (len(self.kv) - 1)
+        far = torch.empty(2**31 + self.kv[0].numel() + 2**16, dtype=self.kv.dtype)
+        kept, stride = self.kv, -(-stride // 16) * 16
+        self.kv = far.as_strided(kept.shape, (stride, *kept[0].contiguous().stride()))
+        self.kv.copy_(kept)
+        return self
 
     def rows(self, chosen):
         """Rows of the sequences whose number of new tokens is chosen."""

@@ -43,6 +43,13 @@ def check_no_tiles():
     assert case.out.isnan().all()
 
 
+def check_distant_blocks():
+    for block_tokens in (16, 128):
+        case = PagedCase((2, 1, 64), [(20, 120)], dtype="fp16", block_tokens=block_tokens).spread()
+        attend(case, Tiles(**SMALL))
+        case.check()
+
+
 def check_that_widening_is_what_saves_bfloat16():
     from twinpool.kernels import prefill_attention as module
 

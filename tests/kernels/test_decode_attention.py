@@ -73,8 +73,8 @@ def test_an_empty_batch_launches_nothing(interpreter):
     interpreter.run(MODULE, "check_empty_batch")
 
 
-def test_block_ids_may_be_int64(interpreter):
-    check(interpreter, (2, 1, 64), [(1, 20), (1, 90)], dtype="fp16", table_dtype="int64")
+def test_blocks_more_than_2_to_the_31_numbers_apart_are_found(interpreter):
+    interpreter.run(MODULE, "check_distant_blocks")
 
 
 def test_bfloat16_is_right_in_the_interpreter_only_as_the_kernel_widens_it(interpreter):

@@ -50,8 +50,8 @@ def test_no_tiles_launch_nothing(interpreter):
     interpreter.run(MODULE, "check_no_tiles")
 
 
-def test_block_ids_may_be_int64(interpreter):
-    check(interpreter, (2, 1, 64), [(20, 20), (9, 90)], dtype="fp16", table_dtype="int64")
+def test_blocks_more_than_2_to_the_31_numbers_apart_are_found(interpreter):
+    interpreter.run(MODULE, "check_distant_blocks")
 
 
 def test_bfloat16_is_right_in_the_interpreter_only_as_the_kernel_widens_it(interpreter):

@@ -25,31 +25,31 @@ def a_group_of_another_epoch_is_refused(world: World) -> None:
 
 def _refuse(world: World, request_id: str, epoch: int) -> None:
     link = world.open()
-    before = world.target.fingerprint(THERE, WHOLE)
+    before = world.bystanders(THERE)
     link.receive(0, WHOLE, THERE)
     link.send(0, WHOLE, HERE, request_id, epoch)
     assert "announced" in str(world.target.until(link.target_end, "error"))
     link.receive(1, WHOLE, THERE)  # a poisoned link takes no more
     link.send(1, WHOLE, HERE)
     assert link.received() == ("closed",)
-    assert world.target.fingerprint(THERE, WHOLE) == before
+    assert world.bystanders(THERE) == before
 
 
 @CHECKS.add(chunk_s=HASTY_S)
 def a_shorter_message_is_not_accepted(world: World) -> None:
     link = world.open()
-    before = world.target.fingerprint(THERE, WHOLE)
+    before = world.bystanders(THERE)
     link.receive(0, Span(0, 3, 0, 2), THERE[:2])
     link.send(0, Span(0, 3, 0, 1), HERE[:1])
     assert link.received()[0] == "error"
-    assert world.target.fingerprint(THERE, WHOLE) == before
+    assert world.bystanders(THERE) == before
 
 
 @CHECKS.add(chunk_s=CALM_S, apart=("target",))
 def a_longer_message_costs_the_link_or_that_one_process(world: World) -> None:
     """gloo ends a process whose buffer is too small, and nothing can catch it: sizes are agreed, never sent."""
     link = world.open()
-    before = world.target.fingerprint(THERE, WHOLE)
+    before = world.bystanders(THERE)
     link.receive(0, Span(0, 3, 0, 1), THERE[:1])
     link.send(0, Span(0, 3, 0, 2), HERE[:2])
     if world.kind.long_message_kills:
@@ -60,7 +60,7 @@ def a_longer_message_costs_the_link_or_that_one_process(world: World) -> None:
             world.target = world.replace("target")
     else:
         assert link.received()[0] == "error"
-        assert world.target.fingerprint(THERE, WHOLE) == before
+        assert world.bystanders(THERE) == before
     world.open().move()
 
 
@@ -68,13 +68,12 @@ def a_longer_message_costs_the_link_or_that_one_process(world: World) -> None:
 def damaged_data_is_reported_and_not_kept(world: World) -> None:
     world.source.damage("data")
     link = world.open()
-    unnamed = [block for block in range(32) if block not in THERE[:2] or not world.kind.writes_before_digest]
-    before = world.target.fingerprint(unnamed, WHOLE)
+    before = world.bystanders(THERE[:2], damaged=True)
     link.receive(0, Span(0, 3, 0, 2), THERE[:2])
     link.send(0, Span(0, 3, 0, 2), HERE[:2])
     assert link.received() == ("received", 0, False)
     assert link.sent() == ("sent", 0)
-    assert world.target.fingerprint(unnamed, WHOLE) == before
+    assert world.bystanders(THERE[:2], damaged=True) == before
     link.move(1)
     assert world.has_arrived()
 
@@ -83,11 +82,11 @@ def damaged_data_is_reported_and_not_kept(world: World) -> None:
 def a_damaged_header_is_refused(world: World) -> None:
     world.source.damage("header")
     link = world.open()
-    before = world.target.fingerprint(THERE, WHOLE)
+    before = world.bystanders(THERE)
     link.receive(0, WHOLE, THERE)
     link.send(0, WHOLE, HERE)
     assert link.received()[0] == "error"
-    assert world.target.fingerprint(THERE, WHOLE) == before
+    assert world.bystanders(THERE) == before
 
 
 # --- Processes that die or stop ---------------------------------------------------------------------------------------
@@ -125,6 +124,24 @@ def a_stopped_target_costs_its_link_only(world: World) -> None:
     link.receive(1, WHOLE, THERE)
     assert world.target.until(link.target_end, "closed")
     world.open().move()
+
+
+@CHECKS.add(chunk_s=CALM_S, apart=("target",))
+def closing_does_not_wait_for_a_stopped_target_and_nothing_leaves_blocks_after_it(world: World) -> None:
+    link = world.open()
+    for seq in range(3):
+        link.receive(seq, WHOLE, THERE)
+    world.target.signal(signal.SIGSTOP)
+    for seq in range(3):
+        link.send(seq, WHOLE, HERE)
+    world.source.close(link.source_end)
+    world.source.fill(HERE, 0x55)
+    world.target.signal(signal.SIGCONT)
+    assert world.target.until(link.target_end, "closed")
+    after = world.target.fingerprint(THERE, WHOLE)
+    world.target.fill(THERE, 0x55)
+    assert world.target.fingerprint(THERE, WHOLE) != after
+    assert world.source.join(link.source_end)
 
 
 @CHECKS.add(chunk_s=CALM_S, apart=("source",))

@@ -1,7 +1,7 @@
 """The kinds of link that the conformance suite runs over; a new kind is one more entry of ``KINDS``."""
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -9,12 +9,12 @@ from typing import Any
 import torch
 
 from twinpool.kv_transfer import pull_sender
+from twinpool.kv_transfer.chunk_wire import Cut, Wait, Wire
 from twinpool.kv_transfer.cuda_ipc import CudaIpcLinks
 from twinpool.kv_transfer.gloo import GlooLinks
 from twinpool.kv_transfer.group_links import GroupLinks
 from twinpool.kv_transfer.header import Bytes, ChunkHeader
 from twinpool.kv_transfer.link import Links
-from twinpool.kv_transfer.link_thread import Wait, Wire
 from twinpool.kv_transfer.memory import MemoryLinks
 from twinpool.kv_transfer.memory_network import Fault, MemoryNetwork
 from twinpool.kv_transfer.nccl import NcclLinks
@@ -50,6 +50,7 @@ class LinkKind:
     allocate: Callable[[int], torch.Tensor] | None = None  # memory of a device, where KV lies; None: of the host
     shares_memory: bool = False
     writes_before_digest: bool = False  # what failed its digest lies in the blocks that were named for it, only there
+    writes_before_header: bool = False  # likewise what is not the chunk that was announced, or is damaged
     long_message_kills: bool = False  # the receiving process
 
 
@@ -60,6 +61,20 @@ def make_memory(cache: NumpyCache, setting: Setting) -> Links:
 
 def make_gloo(cache: NumpyCache, setting: Setting) -> Links:
     return GlooLinks(cache, "127.0.0.1", **timeouts(setting))
+
+
+def make_gloo_direct(cache: NumpyCache, setting: Setting) -> Links:
+    """Every block of the suite's small layout is long enough to be sent from, and received into, where it lies."""
+    links = GlooLinks(cache, "127.0.0.1", **timeouts(setting))
+    links.cut = Cut(min_run_bytes=1, message_bytes=1)
+    return links
+
+
+def make_gloo_in_messages(cache: NumpyCache, setting: Setting) -> Links:
+    """Blocks are staged, and a chunk is several messages."""
+    links = GlooLinks(cache, "127.0.0.1", **timeouts(setting))
+    links.cut = Cut(min_run_bytes=1 << 40, message_bytes=1)
+    return links
 
 
 def make_shm(cache: NumpyCache, setting: Setting) -> Links:
@@ -106,14 +121,22 @@ class DamagingWire:
     wire: Wire
     part: str
 
-    def send(self, chunk: int, header: Bytes, data: Bytes) -> Wait:
-        if self.part:
-            {"header": header, "data": data}[self.part][20] ^= 1
-            self.part = ""
-        return self.wire.send(chunk, header, data)
+    @property
+    def cut(self) -> Cut | None:
+        return self.wire.cut
 
-    def receive(self, chunk: int, header: Bytes, data: Bytes) -> Wait:
-        return self.wire.receive(chunk, header, data)
+    def send(self, chunk: int, header: Bytes, parts: Iterable[Bytes]) -> Wait:
+        if self.part:
+            parts = [part.copy() for part in parts]  # what is damaged is on the wire only
+            {"header": header, "data": parts[0]}[self.part][20] ^= 1
+            self.part = ""
+        return self.wire.send(chunk, header, parts)
+
+    def receive(self, chunk: int, header: Bytes, parts: Sequence[Bytes], arrived: Callable[[Bytes], None]) -> Wait:
+        return self.wire.receive(chunk, header, parts, arrived)
+
+    def cancel(self) -> None:
+        self.wire.cancel()
 
     def close(self) -> None:
         self.wire.close()
@@ -169,6 +192,8 @@ by_handle = partial(LinkKind, damage=damage_pull, needs_processes=True)
 KINDS: Mapping[str, LinkKind] = {
     "memory": LinkKind(make_memory, damage_network, has_processes=False),
     "gloo": over_group(make_gloo, long_message_kills=True),
+    "gloo-direct": over_group(make_gloo_direct, shares_memory=True, writes_before_header=True),
+    "gloo-in-messages": over_group(make_gloo_in_messages),
     "shm": LinkKind(make_shm, damage_pull, shares_memory=True, writes_before_digest=True),
     "strict-nccl": over_group(make_strict_nccl),
     "strict-cuda-ipc": by_handle(make_strict_cuda_ipc, allocate=allocate_strict),

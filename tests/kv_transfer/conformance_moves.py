@@ -103,11 +103,11 @@ def slices_of_heads_make_up_a_request_in_turn_with_whole_groups(world: World) ->
 @CHECKS.add(chunk_s=HASTY_S)
 def a_slice_of_heads_is_not_accepted_where_all_were_announced(world: World) -> None:
     link, span = world.open(), Span(0, 3, 0, 2)
-    before = world.target.fingerprint(THERE, WHOLE)
+    before = world.bystanders(THERE)
     link.receive(0, span, THERE[:2])
     link.send(0, span, HERE[:2], "r", 1, [0, 1])
     assert link.received()[0] == "error"
-    assert world.target.fingerprint(THERE, WHOLE) == before
+    assert world.bystanders(THERE) == before
 
 
 # --- Back-pressure and deadlines --------------------------------------------------------------------------------------
@@ -184,11 +184,11 @@ def a_failed_link_is_followed_by_another_that_takes_the_next_epoch_only(world: W
     assert fresh.received() == ("received", 0, True)
     assert world.has_arrived()
     world.target.fill(THERE, 0)
-    before = world.target.fingerprint(THERE, WHOLE)
+    before = world.bystanders(THERE)
     fresh.receive(1, WHOLE, THERE, "r", 2)
     fresh.send(1, WHOLE, HERE, "r", 1)
     assert world.target.until(fresh.target_end, "error")
-    assert world.target.fingerprint(THERE, WHOLE) == before
+    assert world.bystanders(THERE) == before
 
 
 @CHECKS.add(chunk_s=CALM_S)

@@ -10,6 +10,7 @@ from .conformance_kinds import LinkKind
 from .conformance_worker import Event
 
 WHOLE = Span(0, 3, 0, 6)
+NUM_BLOCKS = 32
 HERE, THERE = [9, 3, 4, 0, 7, 30], [1, 2, 5, 8, 20, 11]
 PATIENT_S = 20.0  # far over what anything takes
 HASTY_S = 0.5  # where the deadline passes
@@ -30,6 +31,13 @@ class World:
         opened = Opened(self.source, self.target, self.source.dial(ticket), end)
         assert opened.sent() == opened.received() == ("open",)
         return opened
+
+    def bystanders(self, named: list[int], *, damaged: bool = False) -> str:
+        """Fingerprint of the target's blocks that a group which fails must leave as they were."""
+        writes_early = self.kind.writes_before_header or (damaged and self.kind.writes_before_digest)
+        blocks = [block for block in range(NUM_BLOCKS) if not (writes_early and block in named)]
+        found: str = self.target.fingerprint(blocks, WHOLE)
+        return found
 
     def has_arrived(self, span: Span = WHOLE) -> bool:
         there: str = self.target.fingerprint(THERE, span)

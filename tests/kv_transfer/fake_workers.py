@@ -257,6 +257,7 @@ class Handoff:
 
 
 QUICK = Limits(lease_s=0.3, park_s=0.3, announce_s=0.3, commit_s=0.3, verify_s=0.3, stop_s=0.2)
+APART = Limits(joined_bytes=0)  # groups that wait go one by one
 
 P = ParamSpec("P")
 

@@ -14,7 +14,7 @@ from twinpool.core.messages import WorkerAddress
 from twinpool.kv_transfer.gloo import GlooLinks
 from twinpool.kv_transfer.memory_network import Fault, MemoryNetwork
 
-from .fake_workers import QUICK, FakeCluster, Handoff, eventually, in_loop, running
+from .fake_workers import APART, QUICK, FakeCluster, Handoff, eventually, in_loop, running
 from .fakes import LAYOUT, WAIT_S, NumpyCache, wait_until
 
 pytestmark = pytest.mark.slow
@@ -116,7 +116,7 @@ async def test_two_workers_may_be_source_and_target_of_each_other() -> None:
 
 @in_loop
 async def test_no_more_groups_than_the_window_are_announced_ahead() -> None:
-    async with running(FakeCluster(network=MemoryNetwork())) as cluster:
+    async with running(FakeCluster(network=MemoryNetwork(), limits=APART)) as cluster:
         handoff = Handoff(cluster.add("p"), cluster.add("d", window=2))
         cluster.network.inject(Fault.DELAY)
         handoff.reserve()

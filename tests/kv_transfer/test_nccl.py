@@ -132,7 +132,7 @@ def test_a_message_that_an_abort_makes_look_completed_is_not_taken_for_one(num_m
     lane = StaleLane(bytes(40) + header.tobytes())
     group = LoneGroup(num_matched, [torch.ones(40, dtype=torch.uint8), torch.from_numpy(header.copy())])
     wire = NcclWire(group, 0, lane, 1000.0, threading.Event())
-    wire.receive(0, header, data)()
+    wire.receive(0, header, [data], lambda _: None)()
     if is_accepted:
         assert is_intact(header, data, announced, needs_digest=False)
         assert data.all()

@@ -7,6 +7,7 @@ from twinpool.kv_transfer.plan import (
     Span,
     blocks_completed,
     clip,
+    join,
     layer_groups,
     max_skip_blocks,
     spans_of_chunk,
@@ -102,6 +103,14 @@ def test_clip_keeps_drops_or_cuts():
     assert clip(span, 0) == clip(span, 3) == span
     assert clip(span, 4) == Span(0, 2, 4, 6)
     assert clip(span, 6) is None
+
+
+def test_spans_join_where_both_make_a_rectangle_in_the_order_of_their_bytes():
+    assert join(Span(0, 2, 1, 4), Span(2, 3, 1, 4)) == Span(0, 3, 1, 4)
+    assert join(Span(0, 2, 1, 4), Span(0, 2, 4, 9)) == Span(0, 2, 1, 9)
+    assert join(Span(0, 2, 1, 4), None) is None
+    for apart in (Span(2, 3, 1, 3), Span(3, 4, 1, 4), Span(0, 2, 5, 6), Span(0, 1, 4, 5), Span(2, 3, 4, 5)):
+        assert join(Span(0, 2, 1, 4), apart) is None
 
 
 def test_a_span_weighs_what_its_blocks_and_layers_weigh():

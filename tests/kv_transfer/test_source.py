@@ -16,7 +16,7 @@ from twinpool.kv_transfer.source import SourceHandoff
 from twinpool.model.kv_layout import KVLayout
 
 LAYOUT = KVLayout(num_layers=2, num_kv_heads=1, block_tokens=4, head_dim=2, dtype="float32", model="m")
-LIMITS = Limits(lease_s=10, park_s=20, announce_s=6, commit_s=5, verify_s=4, stop_s=3)
+LIMITS = Limits(lease_s=10, park_s=20, announce_s=6, commit_s=5, verify_s=4, stop_s=3, joined_bytes=0)
 FIRST, SECOND = Span(0, 2, 0, 2), Span(0, 2, 2, 3)  # 10 tokens: 3 blocks, in two chunks
 COMPUTED = (ev.Admitted(), ev.GroupReady(FIRST), ev.GroupReady(SECOND), ev.Computed(7, 2.0))
 GRANT = Grant("r", 1, skip_blocks=1, window=1)
@@ -42,6 +42,22 @@ def test_a_source_announces_streams_while_it_computes_and_seals_behind_the_last_
     assert source.advance(ev.LinkSent(1, 1, 2.25, 3.25), 3.5) == [ev.Send(seal)]
     assert source.advance(Committed("r", 1), 4.0) == [ev.Release()]
     assert (source.phase, source.next_deadline, source.is_over) == (SourcePhase.COMMITTED, None, True)
+
+
+def test_spans_that_wait_side_by_side_leave_as_one_group_of_limited_size():
+    together = replace(LIMITS, joined_bytes=4 * LAYOUT.block_layer_bytes)
+    source = SourceHandoff("r", 1, 10, LAYOUT, together)
+    spans = [Span(0, 1, 0, 2), Span(1, 2, 0, 2), Span(0, 1, 2, 3), Span(1, 2, 2, 3)]
+    for event in (ev.Admitted(), *map(ev.GroupReady, spans)):
+        source.advance(event, 0.0)
+    assert source.advance(Grant("r", 1, 0, 8), 1.0) == [
+        ev.Transmit(1, 0, Span(0, 2, 0, 2)),
+        ev.Transmit(1, 1, Span(0, 2, 2, 3)),
+    ]
+    source.advance(ev.Computed(7, 2.0), 2.0)
+    source.advance(ev.LinkSent(1, 0, 1.0, 2.5), 2.5)
+    (seal,) = source.advance(ev.LinkSent(1, 1, 2.5, 3.0), 3.0)
+    assert (seal.message.num_groups, seal.message.kv_bytes) == (2, 6 * LAYOUT.block_layer_bytes)
 
 
 def test_computed_kv_waits_for_its_grant_as_long_as_the_target_is_heard_of():

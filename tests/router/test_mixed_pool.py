@@ -50,7 +50,9 @@ def test_blocks_held_count_not_blocks_free():
 
 
 def test_ties_go_to_the_smaller_id():
-    assert choose_move(view(member("d1", DECODE), member("d0", DECODE)), HoldReason.PREFILL_QUEUE) == RoleMove("d0", MIXED)
+    assert choose_move(view(member("d1", DECODE), member("d0", DECODE)), HoldReason.PREFILL_QUEUE) == RoleMove(
+        "d0", MIXED
+    )
 
 
 def test_only_ready_workers_of_the_other_role_are_lent():

@@ -74,6 +74,44 @@ def test_every_worker_is_priced_by_the_form_of_its_kind() -> None:
             assert getattr(prices, field)[index] == getattr(alone, field)[0]
 
 
+@pytest.mark.parametrize("cached_tokens", [0, 16, 48, 96])
+def test_what_is_cached_is_not_computed_but_attended_to_and_sent(cached_tokens: int) -> None:
+    form = LinearForm(1.0, 0.01, 0.001, 0.5, 0.0, 0.1)
+    latency = replace(LATENCY, steps=form, link=LinkCost(0.25, 100.0))
+    load = WorkerLoad(running=2, context_tokens=50, waiting_prefills=1, waiting_prefill_tokens=70)
+    prices = prices_on(load, replace(DEMAND, cached_tokens=np.array([cached_tokens])), latency)
+    num_new = 100 - cached_tokens
+    own_s = -(-num_new // 50) * 1.0 + 0.01 * num_new + 0.001 * (100**2 - cached_tokens**2)
+    num_steps = -(-(70 + num_new) // 50)
+    queue_s = num_steps * (1.0 + 0.2) + 0.01 * (70 + num_new) + 0.001 * (70**2 + 100**2 - cached_tokens**2)
+    assert prices.ttft_s[0] == pytest.approx(queue_s)
+    assert prices.prefill_cost_s[0] == pytest.approx(queue_s + 2 * own_s)
+    assert prices.exposed_s[0] == pytest.approx(max(0.25 + 5.0, 0.25 + 10.0 - own_s))
+    assert prices.tpot_s[0] == prices_on(load, DEMAND, latency).tpot_s[0]
+
+
+def test_nothing_cached_anywhere_is_priced_as_if_nobody_knew() -> None:
+    table = ViewTable()
+    for name, kind in {"a": "slow", "b": "", "c": "slow"}.items():
+        table.join(WorkerView(name, "i", Role.MIXED, 1000, 16, kind=kind), 0.0)
+    known = replace(DEMAND, cached_tokens=np.zeros(3, np.int64))
+    prices = [price(demand, table.snapshot(0.0), LATENCY, {"slow": SLOW}) for demand in (DEMAND, known)]
+    for field in ("ttft_s", "prefill_cost_s", "tpot_s", "exposed_s", "exposed_tpot_s"):
+        assert getattr(prices[0], field).tolist() == pytest.approx(getattr(prices[1], field).tolist())
+
+
+def test_each_worker_is_priced_by_what_it_has_cached_whatever_its_kind() -> None:
+    table = ViewTable()
+    kinds, cached = {"a": "slow", "b": "", "c": "slow"}, (0, 32, 64)
+    for name, kind in kinds.items():
+        table.join(WorkerView(name, "i", Role.MIXED, 1000, 16, kind=kind), 0.0)
+    prices = price(replace(DEMAND, cached_tokens=np.array(cached)), table.snapshot(0.0), LATENCY, {"slow": SLOW})
+    for index, kind in enumerate(kinds.values()):
+        demand = replace(DEMAND, cached_tokens=np.array([cached[index]]))
+        alone = prices_on(WorkerLoad(), demand, SLOW if kind == "slow" else LATENCY)
+        assert prices.ttft_s[index] == alone.ttft_s[0]
+
+
 def test_no_workers_have_no_prices() -> None:
     assert price(DEMAND, ViewTable().snapshot(0.0), LATENCY).ttft_s.shape == (0,)
 

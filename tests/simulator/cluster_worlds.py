@@ -72,7 +72,9 @@ class Seen(Observer):
         return [outcome for outcome in self.outcomes.values() if outcome.ending is Ending.COMPLETED]
 
 
-def watch(scenario: Scenario, trace: list[TraceRequest], until_s: float = float("inf")) -> tuple[Seen, SimulatedCluster]:
+def watch(
+    scenario: Scenario, trace: list[TraceRequest], until_s: float = float("inf")
+) -> tuple[Seen, SimulatedCluster]:
     """Run it to its end."""
     seen = Seen()
     return seen, simulate(scenario, trace, [seen], until_s)
@@ -88,9 +90,7 @@ def draw_world(seed: int, *, is_crowded: bool = False) -> tuple[Scenario, list[T
         "k", FORM, 160 * 1024, draw.choice([45, 60] if is_crowded else [70, 300, 2000]), 16,
         nic_bytes_per_s=draw.choice([1e8, 1e9, 25e9]), layer_groups=draw.choice([1, 4, 32]),
     )  # fmt: skip
-    roles = (
-        [Role.PREFILL] * draw.randint(1, 3) + [Role.DECODE] * draw.randint(1, 3) + [Role.MIXED] * draw.randint(0, 2)
-    )
+    roles = [Role.PREFILL] * draw.randint(1, 3) + [Role.DECODE] * draw.randint(1, 3) + [Role.MIXED] * draw.randint(0, 2)
     if is_crowded and draw.random() < 0.5:
         roles = [Role.MIXED] * 3
     workers = tuple(
@@ -118,12 +118,12 @@ def draw_world(seed: int, *, is_crowded: bool = False) -> tuple[Scenario, list[T
         workers,
         {"default": GoalClass(Goal(1.0, 0.1), deadline_s=draw.choice([None, None, 20.0])), "batch": _BATCH},
         placement=placement,
-        num_gateways=draw.choice([1, 1, 3]),
-        message_s=draw.choice([0.0, 5e-4, 0.02]),
+        num_gateways=3 if is_crowded else draw.choice([1, 1, 3]),  # several know less, and promise more
+        message_s=0.05 if is_crowded else draw.choice([0.0, 5e-4, 0.02]),
         start_s=draw.choice([1.0, 20.0]),
         step_noise=draw.choice([0.0, 0.15]),
         max_running=draw.choice([4, 256]),
-        parked_share=draw.choice([0.0, 0.3, 1.0]),
+        parked_share=1.0 if is_crowded else draw.choice([0.0, 0.3, 1.0]),
         prefix_cache=draw.choice(list(PrefixCache)),
         hash_tokens=PIECE_TOKENS,
         faults=faults,
@@ -170,7 +170,10 @@ def assert_settled(seen: Seen, cluster: SimulatedCluster) -> None:
             assert outcome.num_tokens == outcome.offered.output_tokens
             assert outcome.first_token_s is not None
             assert outcome.arrival_s < outcome.first_token_s <= outcome.end_s
-            assert outcome.held_s + outcome.queued_s + outcome.prefill_s <= outcome.first_token_s - outcome.arrival_s + 1e-9
+            assert (
+                outcome.held_s + outcome.queued_s + outcome.prefill_s
+                <= outcome.first_token_s - outcome.arrival_s + 1e-9
+            )
     cluster.check()
     for process in cluster.processes:
         if not process.is_dead:

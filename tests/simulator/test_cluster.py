@@ -29,7 +29,7 @@ from .cluster_worlds import FORM, Seen, assert_settled, draw_world, watch
 
 LATE_S = 5_000.0
 ROOT = Path(__file__).resolve().parents[2]
-CROWDED = (3, 6, 9, 16)  # see the test that says what happens there
+CROWDED = (3, 4, 18)  # see the test that says what happens there
 PAIRED = PlacementSettings(policy=Policy.LEAST_LOADED, disaggregate=Disaggregate.ALWAYS)
 
 
@@ -91,6 +91,7 @@ def given_up(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return done
 
 
+@pytest.mark.slow
 def test_these_worlds_preempt_demote_retry_refuse_and_share(given_up: list[str]):
     seen = [assert_world_settles(seed) for seed in (1, 3, 5)]
     seen += [assert_world_settles(seed, is_crowded=True) for seed in CROWDED]

@@ -55,7 +55,7 @@ class NamedPool:
 
     def release(self, who: int) -> None:
         self.owner = [None if one == who else one for one in self.owner]
-        for name in reversed([name for name in self.order_of(who)]):
+        for name in reversed(self.order_of(who)):
             self.users[name].remove(who)
             if not self.users[name]:
                 self.idle[name] = None

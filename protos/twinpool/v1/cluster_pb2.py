@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19twinpool/v1/cluster.proto\x12\x0btwinpool.v1\"\x12\n\x10GetStatusRequest\"\xbd\x01\n\x11GetStatusResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12*\n\x07workers\x18\x02 \x03(\x0b\x32\x19.twinpool.v1.WorkerStatus\x12,\n\x08gateways\x18\x03 \x03(\x0b\x32\x1a.twinpool.v1.GatewayStatus\x12\r\n\x05model\x18\x04 \x01(\t\x12\x17\n\x0fqueued_requests\x18\x05 \x01(\r\x12\x18\n\x10running_requests\x18\x06 \x01(\r\"\xa9\x02\n\x0cWorkerStatus\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\x0b\n\x03pid\x18\x03 \x01(\r\x12\x0c\n\x04node\x18\x04 \x01(\t\x12\r\n\x05state\x18\x05 \x01(\t\x12\x13\n\x0b\x66ree_blocks\x18\x06 \x01(\r\x12\x14\n\x0ctotal_blocks\x18\x07 \x01(\r\x12\x0f\n\x07running\x18\x08 \x01(\r\x12\x0f\n\x07waiting\x18\t \x01(\r\x12\x15\n\rparked_blocks\x18\n \x01(\r\x12\r\n\x05\x63\x61use\x18\x0b \x01(\t\x12\x0c\n\x04link\x18\x0c \x01(\t\x12.\n\x08transfer\x18\r \x01(\x0b\x32\x1c.twinpool.v1.TransferMetrics\x12$\n\x05links\x18\x0e \x03(\x0b\x32\x15.twinpool.v1.PairLink\"F\n\x08PairLink\x12\x0e\n\x06target\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0b\n\x03why\x18\x03 \x01(\t\x12\x0f\n\x07is_open\x18\x04 \x01(\x08\"1\n\tPairLinks\x12$\n\x05links\x18\x01 \x03(\x0b\x32\x15.twinpool.v1.PairLink\"\x85\x04\n\x0fTransferMetrics\x12\x17\n\x0fparked_handoffs\x18\x01 \x01(\r\x12\x15\n\rparked_blocks\x18\x02 \x01(\r\x12\x17\n\x0foldest_parked_s\x18\x03 \x01(\x01\x12\x13\n\x0bgrant_waits\x18\x04 \x01(\x04\x12\x14\n\x0cgrant_wait_s\x18\x05 \x01(\x01\x12\x13\n\x0bgrant_cause\x18\x06 \x01(\t\x12\x14\n\x0c\x63redit_waits\x18\x07 \x01(\x04\x12\x15\n\rcredit_wait_s\x18\x08 \x01(\x01\x12\x14\n\x0croom_waiting\x18\t \x01(\r\x12\x16\n\x0eoldest_lease_s\x18\n \x01(\x01\x12\x17\n\x0flink_reopenings\x18\x0b \x01(\x04\x12\x17\n\x0f\x64igest_failures\x18\x0c \x01(\x04\x12<\n\x08outgoing\x18\r \x03(\x0b\x32*.twinpool.v1.TransferMetrics.OutgoingEntry\x12<\n\x08incoming\x18\x0e \x03(\x0b\x32*.twinpool.v1.TransferMetrics.IncomingEntry\x1a/\n\rOutgoingEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x1a/\n\rIncomingEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"8\n\rGatewayStatus\x12\x0c\n\x04grpc\x18\x01 \x01(\t\x12\x0c\n\x04http\x18\x02 \x01(\t\x12\x0b\n\x03pid\x18\x03 \x01(\r2\\\n\x0e\x43lusterService\x12J\n\tGetStatus\x12\x1d.twinpool.v1.GetStatusRequest\x1a\x1e.twinpool.v1.GetStatusResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19twinpool/v1/cluster.proto\x12\x0btwinpool.v1\"\x12\n\x10GetStatusRequest\"\xe9\x01\n\x11GetStatusResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12*\n\x07workers\x18\x02 \x03(\x0b\x32\x19.twinpool.v1.WorkerStatus\x12,\n\x08gateways\x18\x03 \x03(\x0b\x32\x1a.twinpool.v1.GatewayStatus\x12\r\n\x05model\x18\x04 \x01(\t\x12\x17\n\x0fqueued_requests\x18\x05 \x01(\r\x12\x18\n\x10running_requests\x18\x06 \x01(\r\x12*\n\x07tenants\x18\x07 \x03(\x0b\x32\x19.twinpool.v1.TenantStatus\"\xa9\x02\n\x0cWorkerStatus\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\x0b\n\x03pid\x18\x03 \x01(\r\x12\x0c\n\x04node\x18\x04 \x01(\t\x12\r\n\x05state\x18\x05 \x01(\t\x12\x13\n\x0b\x66ree_blocks\x18\x06 \x01(\r\x12\x14\n\x0ctotal_blocks\x18\x07 \x01(\r\x12\x0f\n\x07running\x18\x08 \x01(\r\x12\x0f\n\x07waiting\x18\t \x01(\r\x12\x15\n\rparked_blocks\x18\n \x01(\r\x12\r\n\x05\x63\x61use\x18\x0b \x01(\t\x12\x0c\n\x04link\x18\x0c \x01(\t\x12.\n\x08transfer\x18\r \x01(\x0b\x32\x1c.twinpool.v1.TransferMetrics\x12$\n\x05links\x18\x0e \x03(\x0b\x32\x15.twinpool.v1.PairLink\"F\n\x08PairLink\x12\x0e\n\x06target\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0b\n\x03why\x18\x03 \x01(\t\x12\x0f\n\x07is_open\x18\x04 \x01(\x08\"1\n\tPairLinks\x12$\n\x05links\x18\x01 \x03(\x0b\x32\x15.twinpool.v1.PairLink\"\x85\x04\n\x0fTransferMetrics\x12\x17\n\x0fparked_handoffs\x18\x01 \x01(\r\x12\x15\n\rparked_blocks\x18\x02 \x01(\r\x12\x17\n\x0foldest_parked_s\x18\x03 \x01(\x01\x12\x13\n\x0bgrant_waits\x18\x04 \x01(\x04\x12\x14\n\x0cgrant_wait_s\x18\x05 \x01(\x01\x12\x13\n\x0bgrant_cause\x18\x06 \x01(\t\x12\x14\n\x0c\x63redit_waits\x18\x07 \x01(\x04\x12\x15\n\rcredit_wait_s\x18\x08 \x01(\x01\x12\x14\n\x0croom_waiting\x18\t \x01(\r\x12\x16\n\x0eoldest_lease_s\x18\n \x01(\x01\x12\x17\n\x0flink_reopenings\x18\x0b \x01(\x04\x12\x17\n\x0f\x64igest_failures\x18\x0c \x01(\x04\x12<\n\x08outgoing\x18\r \x03(\x0b\x32*.twinpool.v1.TransferMetrics.OutgoingEntry\x12<\n\x08incoming\x18\x0e \x03(\x0b\x32*.twinpool.v1.TransferMetrics.IncomingEntry\x1a/\n\rOutgoingEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x1a/\n\rIncomingEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\x8e\x01\n\x0cTenantStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06queued\x18\x02 \x01(\r\x12\x0f\n\x07running\x18\x03 \x01(\r\x12\x10\n\x08\x61\x64mitted\x18\x04 \x01(\x04\x12\x0f\n\x07refused\x18\x05 \x01(\x04\x12\x15\n\rprompt_tokens\x18\x06 \x01(\x04\x12\x15\n\routput_tokens\x18\x07 \x01(\x04\"8\n\rGatewayStatus\x12\x0c\n\x04grpc\x18\x01 \x01(\t\x12\x0c\n\x04http\x18\x02 \x01(\t\x12\x0b\n\x03pid\x18\x03 \x01(\r2\\\n\x0e\x43lusterService\x12J\n\tGetStatus\x12\x1d.twinpool.v1.GetStatusRequest\x1a\x1e.twinpool.v1.GetStatusResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,21 +38,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETSTATUSREQUEST']._serialized_start=42
   _globals['_GETSTATUSREQUEST']._serialized_end=60
   _globals['_GETSTATUSRESPONSE']._serialized_start=63
-  _globals['_GETSTATUSRESPONSE']._serialized_end=252
-  _globals['_WORKERSTATUS']._serialized_start=255
-  _globals['_WORKERSTATUS']._serialized_end=552
-  _globals['_PAIRLINK']._serialized_start=554
-  _globals['_PAIRLINK']._serialized_end=624
-  _globals['_PAIRLINKS']._serialized_start=626
-  _globals['_PAIRLINKS']._serialized_end=675
-  _globals['_TRANSFERMETRICS']._serialized_start=678
-  _globals['_TRANSFERMETRICS']._serialized_end=1195
-  _globals['_TRANSFERMETRICS_OUTGOINGENTRY']._serialized_start=1099
-  _globals['_TRANSFERMETRICS_OUTGOINGENTRY']._serialized_end=1146
-  _globals['_TRANSFERMETRICS_INCOMINGENTRY']._serialized_start=1148
-  _globals['_TRANSFERMETRICS_INCOMINGENTRY']._serialized_end=1195
-  _globals['_GATEWAYSTATUS']._serialized_start=1197
-  _globals['_GATEWAYSTATUS']._serialized_end=1253
-  _globals['_CLUSTERSERVICE']._serialized_start=1255
-  _globals['_CLUSTERSERVICE']._serialized_end=1347
+  _globals['_GETSTATUSRESPONSE']._serialized_end=296
+  _globals['_WORKERSTATUS']._serialized_start=299
+  _globals['_WORKERSTATUS']._serialized_end=596
+  _globals['_PAIRLINK']._serialized_start=598
+  _globals['_PAIRLINK']._serialized_end=668
+  _globals['_PAIRLINKS']._serialized_start=670
+  _globals['_PAIRLINKS']._serialized_end=719
+  _globals['_TRANSFERMETRICS']._serialized_start=722
+  _globals['_TRANSFERMETRICS']._serialized_end=1239
+  _globals['_TRANSFERMETRICS_OUTGOINGENTRY']._serialized_start=1143
+  _globals['_TRANSFERMETRICS_OUTGOINGENTRY']._serialized_end=1190
+  _globals['_TRANSFERMETRICS_INCOMINGENTRY']._serialized_start=1192
+  _globals['_TRANSFERMETRICS_INCOMINGENTRY']._serialized_end=1239
+  _globals['_TENANTSTATUS']._serialized_start=1242
+  _globals['_TENANTSTATUS']._serialized_end=1384
+  _globals['_GATEWAYSTATUS']._serialized_start=1386
+  _globals['_GATEWAYSTATUS']._serialized_end=1442
+  _globals['_CLUSTERSERVICE']._serialized_start=1444
+  _globals['_CLUSTERSERVICE']._serialized_end=1536
 # @@protoc_insertion_point(module_scope)

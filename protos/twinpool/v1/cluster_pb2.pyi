@@ -11,20 +11,22 @@ class GetStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetStatusResponse(_message.Message):
-    __slots__ = ("name", "workers", "gateways", "model", "queued_requests", "running_requests")
+    __slots__ = ("name", "workers", "gateways", "model", "queued_requests", "running_requests", "tenants")
     NAME_FIELD_NUMBER: _ClassVar[int]
     WORKERS_FIELD_NUMBER: _ClassVar[int]
     GATEWAYS_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     QUEUED_REQUESTS_FIELD_NUMBER: _ClassVar[int]
     RUNNING_REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    TENANTS_FIELD_NUMBER: _ClassVar[int]
     name: str
     workers: _containers.RepeatedCompositeFieldContainer[WorkerStatus]
     gateways: _containers.RepeatedCompositeFieldContainer[GatewayStatus]
     model: str
     queued_requests: int
     running_requests: int
-    def __init__(self, name: _Optional[str] = ..., workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ..., gateways: _Optional[_Iterable[_Union[GatewayStatus, _Mapping]]] = ..., model: _Optional[str] = ..., queued_requests: _Optional[int] = ..., running_requests: _Optional[int] = ...) -> None: ...
+    tenants: _containers.RepeatedCompositeFieldContainer[TenantStatus]
+    def __init__(self, name: _Optional[str] = ..., workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ..., gateways: _Optional[_Iterable[_Union[GatewayStatus, _Mapping]]] = ..., model: _Optional[str] = ..., queued_requests: _Optional[int] = ..., running_requests: _Optional[int] = ..., tenants: _Optional[_Iterable[_Union[TenantStatus, _Mapping]]] = ...) -> None: ...
 
 class WorkerStatus(_message.Message):
     __slots__ = ("id", "role", "pid", "node", "state", "free_blocks", "total_blocks", "running", "waiting", "parked_blocks", "cause", "link", "transfer", "links")
@@ -121,6 +123,24 @@ class TransferMetrics(_message.Message):
     outgoing: _containers.ScalarMap[str, int]
     incoming: _containers.ScalarMap[str, int]
     def __init__(self, parked_handoffs: _Optional[int] = ..., parked_blocks: _Optional[int] = ..., oldest_parked_s: _Optional[float] = ..., grant_waits: _Optional[int] = ..., grant_wait_s: _Optional[float] = ..., grant_cause: _Optional[str] = ..., credit_waits: _Optional[int] = ..., credit_wait_s: _Optional[float] = ..., room_waiting: _Optional[int] = ..., oldest_lease_s: _Optional[float] = ..., link_reopenings: _Optional[int] = ..., digest_failures: _Optional[int] = ..., outgoing: _Optional[_Mapping[str, int]] = ..., incoming: _Optional[_Mapping[str, int]] = ...) -> None: ...
+
+class TenantStatus(_message.Message):
+    __slots__ = ("name", "queued", "running", "admitted", "refused", "prompt_tokens", "output_tokens")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    QUEUED_FIELD_NUMBER: _ClassVar[int]
+    RUNNING_FIELD_NUMBER: _ClassVar[int]
+    ADMITTED_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    queued: int
+    running: int
+    admitted: int
+    refused: int
+    prompt_tokens: int
+    output_tokens: int
+    def __init__(self, name: _Optional[str] = ..., queued: _Optional[int] = ..., running: _Optional[int] = ..., admitted: _Optional[int] = ..., refused: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ...) -> None: ...
 
 class GatewayStatus(_message.Message):
     __slots__ = ("grpc", "http", "pid")
