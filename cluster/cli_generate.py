@@ -4,11 +4,11 @@ Knows options and what is printed when; the request itself is the client's.
 """
 
 import sys
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from twinpool.cluster.cli_options import AddressOption, JsonOption, addresses
+from twinpool.cluster.cli_options import AddressOption, JsonOption, TenantOption, addresses
 from twinpool.cluster.json_text import json_text
 from twinpool.core.limits import shown
 
@@ -82,6 +82,8 @@ def generate(
     seed: Annotated[int | None, typer.Option(help="makes sampling repeatable")] = None,
     echo: Annotated[bool, typer.Option("--echo", help="begin with the prompt's text")] = False,
     chat: Annotated[bool, typer.Option("--chat", help="send the prompt as a user's chat message")] = False,
+    goal_class: Annotated[str | None, typer.Option(help="whose goals it has: a name under `goals:`")] = None,
+    tenant: TenantOption = None,
     name: Annotated[str | None, typer.Option("--name", help="the cluster's name; by default the only one up")] = None,
     address: AddressOption = None,
     as_json: JsonOption = False,
@@ -108,16 +110,26 @@ def generate(
     }
     sampling = {option: value for option, value in given.items() if value is not None}
     content = _content(prompt, token_ids, chat=chat)
-    _show(content, addresses(name, address), sampling, echo=echo, as_json=as_json)
+    _show(content, addresses(name, address), sampling, _Asker(goal_class, tenant), echo=echo, as_json=as_json)
 
 
-def _show(content: Any, gateways: list[str], sampling: SamplingOptions, *, echo: bool, as_json: bool) -> None:
+class _Asker(NamedTuple):
+    goal_class: str | None
+    tenant: str | None
+
+
+def _show(
+    content: Any, gateways: list[str], sampling: SamplingOptions, asker: _Asker, *, echo: bool, as_json: bool
+) -> None:
     """One answer is printed as it comes, several when they are complete, and as ids where the model has no text."""
     from twinpool.client.client import Client
     from twinpool.cluster.show import ids_as_text, print_choices, print_logprobs, result_as_dict
 
     is_streamed = not as_json and sampling.get("n", 1) == 1
-    with Client(gateways) as client, client.stream(content, echo=echo, **sampling) as stream:
+    with (
+        Client(gateways, tenant=asker.tenant) as client,
+        client.stream(content, goal_class=asker.goal_class, echo=echo, **sampling) as stream,
+    ):
         for event in stream:
             if is_streamed:
                 sys.stdout.write(event.text)

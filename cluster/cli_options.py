@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from twinpool.cluster.state import StateFolder, default_folder
+from twinpool.core.limits import Name
 
 
 def _host_and_port(value: str | None) -> str | None:
@@ -19,12 +20,25 @@ def _host_and_port(value: str | None) -> str | None:
     return value
 
 
+def _name(value: str | None) -> str | None:
+    why = None if value is None else Name().refusal(value)
+    if why is not None:
+        raise typer.BadParameter(why)
+    return value
+
+
 AddressOption = Annotated[
     str | None,
     typer.Option(
         "--address",
         callback=_host_and_port,
         help="HOST:PORT of a gateway, for a cluster that this machine did not start",
+    ),
+]
+TenantOption = Annotated[
+    str | None,
+    typer.Option(
+        callback=_name, help="whose limits and prefix cache are used; nobody checks who you are", show_default=False
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON object")]

@@ -5,7 +5,7 @@ gRPC: orders leave through ``send``.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import assert_never
 
 from twinpool.cluster.flight import Flight, Flights, Piece
@@ -26,7 +26,6 @@ from twinpool.router.recovery import Decision, GiveUp, Retarget, Retry
 from twinpool.router.refusals import rejection
 from twinpool.router.route import PlacementSettings, Reject, Route
 from twinpool.router.standing import USUAL, Standing
-from twinpool.router.tenants import TenantCounts
 from twinpool.router.views import ViewTable
 from twinpool.router.waiting import Placing, WaitingRoom
 
@@ -55,7 +54,7 @@ class Dispatcher:
         self.ledger = Ledger(max_attempts)
         self._send = send
         self._clock = clock
-        self._waiting = WaitingRoom(self.table, placement, admission, cached_tokens)
+        self.waiting = WaitingRoom(self.table, placement, admission, cached_tokens)
         self._flights: dict[str, Flight] = {}
         self._others: dict[str, tuple[Flight, ...]] = {}  # that begin when the first of their call has a token
         self._addresses: dict[str, WorkerAddress] = {}
@@ -63,11 +62,7 @@ class Dispatcher:
     @property
     def num_queued(self) -> int:
         """Requests that wait for a worker."""
-        return len(self._waiting)
-
-    def tenants(self) -> Mapping[str, tuple[int, TenantCounts]]:
-        """(requests that wait, the other counts) by tenant, where there are any."""
-        return self._waiting.tenants()
+        return len(self.waiting)
 
     @property
     def num_open(self) -> int:
@@ -94,7 +89,7 @@ class Dispatcher:
         now = self._clock()
         deadline_at = now + (float("inf") if deadline_s is None else deadline_s)
         promised = [flight.standing for flights in self._others.values() for flight in flights]
-        self._waiting.admit([Placing(one, now, deadline_at, standing=standing) for one in requests], promised, now)
+        self.waiting.admit([Placing(one, now, deadline_at, standing=standing) for one in requests], promised, now)
         flights = Flights(requests, now, deadline_at, standing)
         first, *others = flights.of_choice
         first_id = first.request.request_id
@@ -135,7 +130,7 @@ class Dispatcher:
         self._others.pop(request_id, None)
         if request_id not in self.ledger:
             return
-        self._waiting.take(request_id, self._clock())
+        self.waiting.take(request_id, self._clock())
         self._release(request_id, self.ledger.cancel(request_id))
         self.ledger.close(request_id)
         del self._flights[request_id]
@@ -143,18 +138,18 @@ class Dispatcher:
 
     def tick(self) -> None:
         """Refuse what waited too long. Called about once a second."""
-        for request_id, error in self._waiting.take_expired(self._clock()):
+        for request_id, error in self.waiting.take_expired(self._clock()):
             self._end(request_id, error)
         self._place_waiting()
 
     def _end(self, request_id: str, error: TwinpoolError) -> None:
-        self._waiting.take(request_id, self._clock())
+        self.waiting.take(request_id, self._clock())
         self._release(request_id, self.ledger.cancel(request_id))
         self._flights[request_id].fail(error)
 
     def _give_up(self, request_id: str, error: Exception) -> None:
         """A rule of ours was broken over one request: it fails, and no other."""
-        self._waiting.take(request_id, self._clock())
+        self.waiting.take(request_id, self._clock())
         if request_id in self._flights:
             self._end(request_id, Internal(f"{type(error).__name__}: {error}"))
 
@@ -163,11 +158,11 @@ class Dispatcher:
     def _wait(self, request: Request, avoid: frozenset[str] = frozenset(), parked_on: str | None = None) -> None:
         flight = self._flights[request.request_id]
         placing = Placing(request, flight.arrived_s, flight.deadline_s, avoid, parked_on, flight.standing)
-        self._waiting.put(placing, self._clock())
+        self.waiting.put(placing, self._clock())
 
     def _place_waiting(self) -> None:
         """Try all whose turn it is."""
-        for placing in self._waiting.turns(self._clock()) if len(self._waiting) else ():
+        for placing in self.waiting.turns(self._clock()) if len(self.waiting) else ():
             request_id = placing.request.request_id
             try:
                 self._place(placing)
@@ -176,7 +171,7 @@ class Dispatcher:
                 self._give_up(request_id, error)
 
     def _place(self, placing: Placing) -> None:
-        match self._waiting.place(placing, self._clock()):
+        match self.waiting.place(placing, self._clock()):
             case Route() as route:
                 self._dispatch(placing, route)
             case Reject(reason):
@@ -264,7 +259,7 @@ class Dispatcher:
         accepted = self.ledger.delta(request_id, delta.epoch, index, token_ids, finish, logprobs)
         first, token_ids, finish, release, logprobs = accepted
         if token_ids:
-            self._waiting.generated(request_id, len(token_ids), now)
+            self.waiting.generated(request_id, len(token_ids), now)
         if finish is not None:
             self._conclude(request_id, release)
         if token_ids or finish is not None:
@@ -276,7 +271,7 @@ class Dispatcher:
     def _conclude(self, request_id: str, release: tuple[str, ...]) -> None:
         """The answer is complete: its request waits for no target, and no worker has an order of it still to come."""
         entry = self.ledger.entry(request_id)
-        self._waiting.concluded(request_id, len(entry.stream), self._clock())
+        self.waiting.concluded(request_id, len(entry.stream), self._clock())
         self._release(request_id, release)
         for worker_id in entry.route.workers if entry.route is not None else ():
             self.table.settle(worker_id, request_id)
@@ -290,7 +285,7 @@ class Dispatcher:
 
     def _follow(self, decision: Decision) -> None:
         """A request that waits for another target may fail again, so every decision takes it out of the queue first."""
-        self._waiting.take(decision.request_id, self._clock())
+        self.waiting.take(decision.request_id, self._clock())
         self._release(decision.request_id, decision.release)
         match decision:
             case Retry(request, avoid):

@@ -239,7 +239,7 @@ class Gateway:
             gateways=[gateway_status(self._address)],
             queued_requests=self.dispatcher.num_queued,
             running_requests=ledger.num_dispatched,
-            tenants=tenant_statuses(self.dispatcher.tenants()),
+            tenants=tenant_statuses(self.dispatcher.waiting.tenants()),
         )
 
     def _worker_status(self, worker: WorkerView) -> cluster_pb2.WorkerStatus:

@@ -17,7 +17,10 @@ try:
 except ImportError:  # triton is optional: CPUs never need it
     triton = None
 
-RUNS_AT_ONCE = 16
+
+def runs_at_once(head_dim: int) -> int:
+    """How many partial results a program holds; more of wide heads spill on sm_80."""
+    return 16 if head_dim <= 128 else 8
 
 
 def merge_partials(plan: DecodePlan, cu_seqlens: torch.Tensor, out_THD: torch.Tensor) -> None:
@@ -40,7 +43,7 @@ def merge_partials(plan: DecodePlan, cu_seqlens: torch.Tensor, out_THD: torch.Te
         plan.most_queries,
         HEAD_DIM=head_dim,
         BLOCK_D=power_of_two(head_dim),
-        RUNS=RUNS_AT_ONCE,
+        RUNS=runs_at_once(head_dim),
     )
 
 

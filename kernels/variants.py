@@ -94,7 +94,7 @@ def merge(head_dim: int, dtype: torch.dtype) -> Variant:
     signature |= {"first_item_ptr": POINTER, "cu_ptr": POINTER}
     aligned = frozenset(signature)
     signature |= {"group": INT, "most_queries": INT}
-    constants = {"HEAD_DIM": head_dim, "BLOCK_D": power_of_two(head_dim), "RUNS": merge_partials.RUNS_AT_ONCE}
+    constants = {"HEAD_DIM": head_dim, "BLOCK_D": power_of_two(head_dim), "RUNS": merge_partials.runs_at_once(head_dim)}
     name = f"d{head_dim}-{NAMES[dtype]}"
     return Variant(merge_partials._merge_partials_kernel, name, signature, aligned, constants, 4)
 

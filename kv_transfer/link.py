@@ -87,7 +87,10 @@ class LinkEvents(Protocol):
         ...
 
     def on_error(self, reason: str) -> None:
-        """The link is poisoned; groups given to it are lost. Comes once, and nothing but ``on_closed`` after it."""
+        """The link is poisoned; groups given to it are lost, and what their blocks hold at the target means nothing.
+
+        Comes once, and nothing but ``on_closed`` after it.
+        """
         ...
 
     def on_closed(self) -> None:
@@ -101,7 +104,8 @@ class Link(Protocol):
     def close(self) -> None:
         """End the link. Once this returns, no block is read or written any more; what remains ends in the background.
 
-        Waits for at most one chunk's copy. Idempotent.
+        Waits for at most one chunk's copy, and where bytes move between wire and blocks, until the wire has let go of
+        them, which waits for nothing that the peer does. Idempotent.
         """
         ...
 

@@ -10,7 +10,8 @@ def load_runner(config: WorkerConfig) -> Runner:
     Raises:
         SpecError: the model cannot be read, is not supported, or does not fit the memory given.
     """
-    shared_kv = config.link in ("auto", "shm")  # so that a worker on this host may be shown it
+    # So that a worker on this host may be shown it, and links may send from blocks where they lie.
+    shared_kv = config.link in ("auto", "shm", "gloo")
     if config.model.startswith("modelled:"):
         from twinpool.model.modelled_runner import load_modelled
 

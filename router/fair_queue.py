@@ -57,7 +57,8 @@ class FairQueue:
 
     Who goes next: the highest priority first. A request rises by one priority for each ``aging_s`` it waits, up to the
     highest there is, so that none waits for ever behind better ones. Within a priority tenants share by weight
-    (`FairLevel`), and each tenant's requests go in order of arrival; retries, which were paid for, go before.
+    (`FairLevel`), and each tenant's requests go in order of arrival; retries, which were paid for, have a turn of
+    their own that costs nothing.
 
     One that finds no place is set aside: it is tried first whenever its priority is due, and meanwhile others may go,
     a bounded number of times (`FairSettings`). Then those of its priority and below wait until it has gone, so that

@@ -259,7 +259,7 @@ class WaitingRoom:
     def _start_by_s(self, placing: Placing, now: float) -> float:
         """When it must have gone to workers for its first token to come in time, as far as can be known."""
         by_s = placing.first_token_by_s
-        if by_s == INFINITY:
+        if by_s == INFINITY or not self._placement.latencies:
             return by_s
         view = self._table.snapshot(now)
         demand, knows = self._demand(placing, view, now), self._cached_tokens is not None

@@ -84,7 +84,8 @@ class SimulatedCluster:
             for worker in scenario.workers
         ]
         self.gateways = [
-            SimulatedGateway(self.world, number, scenario, self._places, self) for number in range(scenario.num_gateways)
+            SimulatedGateway(self.world, number, scenario, self._places, self)
+            for number in range(scenario.num_gateways)
         ]
         self._starts = [0] * len(scenario.workers)
         self.processes = [self._make(place) for place in range(len(scenario.workers))]
@@ -157,7 +158,7 @@ class SimulatedCluster:
         """One gauge stands for all that were due while there was no request, so that rare requests cost no more."""
         num = math.floor((self.world.now - since_s) / GAUGE_S) + 1
         free_blocks = sum(process.engine.pool.num_free for process in self.processes if not process.is_dead)
-        self._observer.gauged(Gauge(since_s, 0, 0, 0, free_blocks, num))
+        self._observer.gauged(Gauge(self.world.now, 0, 0, 0, free_blocks, num))
         self._idle_since_s = None
         self.world.at(since_s + num * GAUGE_S, self._gauge)
 
@@ -186,9 +187,7 @@ class SimulatedCluster:
 
     def _make(self, place: int) -> WorkerProcess:
         worker, start = self._scenario.workers[place], self._starts[place]
-        return WorkerProcess(
-            self.world, place, worker, self._scenario, self, self._cards[place], self._observer, start
-        )
+        return WorkerProcess(self.world, place, worker, self._scenario, self, self._cards[place], self._observer, start)
 
     def _join(self, place: int) -> None:
         worker = self._scenario.workers[place]

@@ -1,4 +1,4 @@
-"""A simulated gateway: its own view of the workers, queue and ledger, with router/ deciding, as cluster/dispatch.py has.
+"""A simulated gateway: its own view of the workers, queue and ledger, with router/ deciding, as in cluster/dispatch.py.
 
 Performs what is decided and books what came of it. Knows no engine.
 """
@@ -18,7 +18,7 @@ from twinpool.router.ledger import Ledger, Phase
 from twinpool.router.mixed_pool import choose_move, may_return
 from twinpool.router.recovery import Decision, GiveUp, Retarget, Retry
 from twinpool.router.refusals import rejection
-from twinpool.router.route import Reject, Route
+from twinpool.router.route import HoldReason, Reject, Route
 from twinpool.router.standing import DEFAULT_TENANT, Standing
 from twinpool.router.views import ViewTable, WorkerView
 from twinpool.router.waiting import Placing, WaitingRoom
@@ -72,11 +72,13 @@ class SimulatedGateway:
         self._cluster = cluster
         self._ledger = Ledger(scenario.max_attempts)
         self._prefixes = KnownPrefixes() if scenario.tells_caches else None
-        cached_tokens = None if self._prefixes is None else self._cached_tokens
+        knows_caches = self._prefixes is not None or not scenario.shares_prefixes  # it knows that there are none
+        cached_tokens = self._cached_tokens if knows_caches else None
         self._waiting = WaitingRoom(self.table, scenario.placement, scenario.admission, cached_tokens)
         self._flights: dict[str, Flight] = {}
         self._tick: Timer | None = None
         self._lent: set[str] = set()  # workers, to the mixed pool
+        self._full: tuple[int, HoldReason | None] = (-1, None)  # the table's version and for what no worker was to lend
 
     @property
     def num_held(self) -> int:
@@ -133,8 +135,12 @@ class SimulatedGateway:
         settings = self._scenario.placement
         if not settings.mixed_pool:
             return False
-        move = choose_move(self.table.snapshot(self._world.now), self._waiting.reason(placing))
+        asked = (self.table.version, self._waiting.reason(placing))
+        if asked == self._full:
+            return False
+        move = choose_move(self.table.snapshot(self._world.now), asked[1])
         if move is None:
+            self._full = asked
             return False
         self.table.set_role(move.worker_id, move.role)
         self._lent.add(move.worker_id)
@@ -200,7 +206,8 @@ class SimulatedGateway:
         self._place_waiting()
 
     def _cached_tokens(self, request: Request, worker_ids: tuple[str, ...]) -> NDArray[np.int64] | None:
-        assert self._prefixes is not None
+        if self._prefixes is None:
+            return None
         offered = self._flights[request.request_id].offered
         return self._prefixes.cached_tokens(offered, len(request.token_ids), worker_ids)
 

@@ -40,7 +40,7 @@ class Transfer(NamedTuple):
 
 
 class Gauge(NamedTuple):
-    """How much waits. One of ``num`` over 1 stands for as many, a second apart, from ``at_s`` on: nothing waited."""
+    """How much waits. One of ``num`` stands for as many, a second apart, up to ``at_s``: nothing waited meanwhile."""
 
     at_s: float
     held: int  # requests in the routers' queues

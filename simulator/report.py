@@ -78,7 +78,7 @@ class Report(Observer):
             self._transfer_s["exposed_s"] += transfer.exposed_s
 
     def gauged(self, gauge: Gauge) -> None:
-        num = self._window.num_held(gauge.at_s, gauge.num)
+        num = self._window.num_held(gauge.at_s - (gauge.num - 1), gauge.num)
         if num:
             for name, sketch in self._waits.items():
                 sketch.add(getattr(gauge, name), num)

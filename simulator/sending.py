@@ -107,7 +107,7 @@ class Sending:
             self._maybe_finish()
 
     def _maybe_finish(self) -> None:
-        """If all has left, let the rest of the time pass: the last group's, if it was computed last, and the latency."""
+        """If all has left, let the rest of the time pass: the last group's, if that was computed last, and latency."""
         assert self._computed_s is not None
         if self._flow is not None or self.transfer is not None or self._sent_tokens < self.attempt.num_tokens:
             return

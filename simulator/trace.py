@@ -4,7 +4,7 @@ Knows no file format (simulator/traces/ reads them) and no worker.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 
@@ -28,6 +28,7 @@ class TraceRequest:
     tenant: str = ""
     prefix_hashes: tuple[int, ...] = ()
     hash_tokens: int = 0
+    line: int = field(default=0, compare=False)  # of its file, which tells what is wrong with it; 0: of none
 
 
 Trace: TypeAlias = Iterable[TraceRequest]  # in order of arrival; read once, as it is needed

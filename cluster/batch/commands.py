@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from twinpool.cluster.cli_options import AddressOption, JsonOption, folder
+from twinpool.cluster.cli_options import AddressOption, JsonOption, TenantOption, folder
 
 app = typer.Typer(help="Answer a file of requests, and go on where an earlier run ended.", no_args_is_help=True)
 
@@ -51,6 +51,7 @@ def run(
     address: AddressOption = None,
     concurrency: ConcurrencyOption = 64,
     goal_class: GoalClassOption = None,
+    tenant: TenantOption = None,
     patience_s: PatienceOption = 300.0,
     timeout_s: SecondsOption = 3600.0,
     as_json: JsonOption = False,
@@ -67,7 +68,7 @@ def run(
     _one_of(cluster, address)
     first_s, between_s = min(900.0, timeout_s), min(120.0, timeout_s)
     timeout = Timeout(first_token_s=first_s, between_tokens_s=between_s, total_s=timeout_s)
-    settings = RunSettings(concurrency, goal_class, patience_s, timeout)
+    settings = RunSettings(concurrency, goal_class, patience_s, timeout, tenant)
     where = Where(cluster, address)
     raise typer.Exit(run_batch(input_path, output_path, where, settings, folder(), as_json=as_json))
 
@@ -81,6 +82,7 @@ def submit(
     address: AddressOption = None,
     concurrency: ConcurrencyOption = 64,
     goal_class: GoalClassOption = None,
+    tenant: TenantOption = None,
     python: Annotated[str, typer.Option(help="the Python that runs the job, on Ray's head node")] = "python",
     follow: Annotated[bool, typer.Option("--follow", help="show the job's log, and end as the job ends")] = False,
 ) -> None:
@@ -91,7 +93,13 @@ def submit(
     _one_of(cluster, address)
     spec_path = Where(cluster, address).spec_path
     target = cluster if spec_path is None else str(spec_path.absolute())
-    options = {"--cluster": target, "--address": address, "--goal-class": goal_class, "--concurrency": str(concurrency)}
+    options = {
+        "--cluster": target,
+        "--address": address,
+        "--goal-class": goal_class,
+        "--tenant": tenant,
+        "--concurrency": str(concurrency),
+    }
     flags = [part for name, value in options.items() if value is not None for part in (name, value)]
     entrypoint = job_entrypoint(python, input_path, output_path, flags)
     raise typer.Exit(submit_batch(ray_address, entrypoint, follow=follow))

@@ -40,6 +40,7 @@ class RunSettings:
     goal_class: str | None = None
     patience_s: float = 300.0
     timeout: Timeout = DEFAULT_TIMEOUT
+    tenant: str | None = None
 
 
 class GivenUp(TwinpoolError):
@@ -79,7 +80,11 @@ class BatchRun:
         async with AsyncExitStack() as stack:
             clients = [
                 await stack.enter_async_context(
-                    AsyncClient([*addresses[index:], *addresses[:index]], timeout=self._settings.timeout)
+                    AsyncClient(
+                        [*addresses[index:], *addresses[:index]],
+                        timeout=self._settings.timeout,
+                        tenant=self._settings.tenant,
+                    )
                 )
                 for index in range(len(addresses))
             ]

@@ -8,7 +8,7 @@ import typer
 
 from twinpool.cluster.bench.kernels_command import kernels
 from twinpool.cluster.bench.simulator_command import simulator
-from twinpool.cluster.cli_options import AddressOption, JsonOption, addresses, folder, silence_grpc
+from twinpool.cluster.cli_options import AddressOption, JsonOption, TenantOption, addresses, folder, silence_grpc
 from twinpool.core.errors import Internal
 
 app = typer.Typer(help="Measure this machine, beside what it is compared with.", no_args_is_help=True)
@@ -141,6 +141,8 @@ def serve(
     new_tokens: Annotated[int, typer.Option(help="without --lengths", min=1)] = 64,
     goal_ttft: Annotated[float, typer.Option(help="seconds", min=POSITIVE, max=86_400)] = 1.0,
     goal_tpot: Annotated[float, typer.Option(help="seconds", min=POSITIVE, max=86_400)] = 0.05,
+    goal_class: Annotated[str | None, typer.Option(help="whose priority and deadline requests have")] = None,
+    tenant: TenantOption = None,
     drain: Annotated[float, typer.Option(help="seconds after the last arrival; then requests are cut", min=0)] = 60.0,
     seed: SeedOption = 0,
     as_json: JsonOption = False,
@@ -168,6 +170,8 @@ def serve(
         goal_tpot_s=goal_tpot,
         drain_s=drain,
         seed=seed,
+        goal_class=goal_class,
+        tenant=tenant,
     )
     if compare is not None:
         from twinpool.cluster.bench.compare import COLUMNS, compare_modes

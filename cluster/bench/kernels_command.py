@@ -26,9 +26,11 @@ def kernels(
     if not compile_only:
         raise typer.BadParameter("kernels are compiled only, and not timed yet: give --compile-only")
     try:
-        import triton  # noqa: F401 - it is optional
+        import triton
     except ImportError as error:
         raise typer.BadParameter("this needs Triton: pip install 'twinpool[gpu]'") from error
+    if triton.knobs.runtime.interpret:
+        raise typer.BadParameter("TRITON_INTERPRET is set: nothing can be compiled")
     from twinpool.cluster.bench.kernels import COLUMNS, compile_kernels
     from twinpool.cluster.bench.kernels_table import rewrite_tables
     from twinpool.cluster.bench.report import print_report

@@ -40,17 +40,18 @@ def make_offers(
 
 
 async def offer_load(
-    client: AsyncClient, offers: Sequence[Offer], goal: Goal | None, drain_s: float
+    client: AsyncClient, offers: Sequence[Offer], goal: Goal | None, drain_s: float, goal_class: str | None = None
 ) -> tuple[list[Outcome], float]:
     """Send every offer when it is due; returns what became of each, in order, and the seconds all of it took.
 
     Args:
-        goal: sent along with each request; None leaves it to the cluster's default.
+        goal: sent along with each request; None leaves it to its class.
+        goal_class: likewise; None for the cluster's default.
         drain_s: how long after the last arrival to wait; what still runs then is cancelled, and counts as cut.
     """
     begin_s = time.monotonic()
     streams = [_Stream(offer, begin_s) for offer in offers]
-    tasks = [asyncio.create_task(stream.run(client, goal)) for stream in streams]
+    tasks = [asyncio.create_task(stream.run(client, goal, goal_class)) for stream in streams]
     try:
         await asyncio.wait(tasks, timeout=offers[-1].due_s + drain_s)
     finally:
@@ -77,11 +78,11 @@ class _Stream:
         self._ending = Ending.CUT
         self._why = "still ran when waiting ended"
 
-    async def run(self, client: AsyncClient, goal: Goal | None) -> None:
+    async def run(self, client: AsyncClient, goal: Goal | None, goal_class: str | None) -> None:
         """Ends by itself, or is cancelled from outside and then was cut."""
         await asyncio.sleep(max(0.0, self._offer.due_s - self._now()))
         try:
-            await self._stream(client, goal)
+            await self._stream(client, goal, goal_class)
             self._end(Ending.COMPLETED, "")
         except (Overloaded, NoWorkers) as error:
             self._end(Ending.REJECTED, str(error))
@@ -92,10 +93,15 @@ class _Stream:
         finally:
             self._ended_s = self._now()
 
-    async def _stream(self, client: AsyncClient, goal: Goal | None) -> None:
+    async def _stream(self, client: AsyncClient, goal: Goal | None, goal_class: str | None) -> None:
         self._sent_s = self._now()
         stream = client.stream(
-            self._offer.prompt, goal=goal, max_tokens=self._offer.new_tokens, temperature=0.0, ignore_eos=True
+            self._offer.prompt,
+            goal=goal,
+            goal_class=goal_class,
+            max_tokens=self._offer.new_tokens,
+            temperature=0.0,
+            ignore_eos=True,
         )
         async with stream:
             async for event in stream:

@@ -68,9 +68,9 @@ def find_knee(scenario: Scenario, draw: Callable[[float], Sequence[TraceRequest]
         SpecError: not even the lowest rate does, or the highest does too.
     """
 
-    def attain(rate_rps: float) -> tuple[float, Values]:
+    def attain(rate_rps: float) -> list[tuple[float, Values]]:
         numbers = run_simulated(scenario, draw(rate_rps), 0.0)
-        return numbers["slo_attainment"], numbers
+        return [(numbers["slo_attainment"], numbers)]
 
     found = search_rate(attain, LOWEST_RPS, HIGHEST_RPS, KNEE_ATTAINMENT, precision=KNEE_PRECISION, num_bracket=14)
     if found.rate_rps is None or not found.is_bounded:

@@ -49,6 +49,8 @@ class LoadOptions:
     new_tokens: int = 64
     drain_s: float = 60.0
     seed: int = 0
+    goal_class: str | None = None
+    tenant: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,13 +113,13 @@ async def measure_load(addresses: Sequence[str], options: LoadOptions, turn: int
         SpecError: the load does not fit the model; ConnectionFailed: no gateway answers. Nothing was measured.
     """
     timeout = Timeout(first_token_s=MAX_WAIT_S, between_tokens_s=MAX_WAIT_S, total_s=MAX_WAIT_S)  # drain_s decides
-    async with AsyncClient(addresses, timeout=timeout) as client:
+    async with AsyncClient(addresses, timeout=timeout, tenant=options.tenant) as client:
         status, (model, *_) = await client.status(), await client.models()
         lengths = _lengths(options, model.max_model_len)
         rng, arrivals_s = _draw(options, turn)
         offers = make_offers(rng, arrivals_s, lengths, model.vocab_size)
         await _warm_up(client, rng, model, 2 * len(status.workers))
-        outcomes, wall_s = await offer_load(client, offers, options.goal, options.drain_s)
+        outcomes, wall_s = await offer_load(client, offers, options.goal, options.drain_s, options.goal_class)
     pools = Counter(worker.role for worker in status.workers)
     cluster = {"cluster": status.name, "model": status.model, "pools": dict(sorted(pools.items()))}
     return Measured(cluster, len(status.workers), outcomes, wall_s)

@@ -10,14 +10,15 @@ from twinpool.cluster.cli_options import JsonOption
 
 SpecArgument = Annotated[Path, typer.Argument(help="the cluster's YAML file", metavar="CLUSTER.yaml")]
 TraceArgument = Annotated[
-    Path, typer.Argument(help="requests: their times and lengths; docs/traces.md has the formats", metavar="TRACE")
+    Path | None,
+    typer.Argument(help="requests: their times and lengths; docs/traces.md has the formats", metavar="TRACE"),
 ]
 SECONDS = {"min": 0.0, "max": 1e9}
 
 
 def simulate(
     spec: SpecArgument,
-    trace: TraceArgument,
+    trace: TraceArgument = None,
     format: Annotated[str | None, typer.Option(help="of the trace; by its first line", metavar="NAME")] = None,
     rate: Annotated[float | None, typer.Option(help="mean requests/s: times are stretched to it, or drawn")] = None,
     scale: Annotated[float | None, typer.Option(help="times of the trace are multiplied by it")] = None,
@@ -59,12 +60,15 @@ def simulate(
         str | None, typer.Option(help="find the largest rate that is met", metavar="rate=LOW:HIGH")
     ] = None,
     attainment: Annotated[float, typer.Option(help="share of requests that --sweep wants met", min=0.01, max=1)] = 0.9,
+    seeds: Annotated[int, typer.Option(help="of --sweep at each rate, from --seed on", min=1, max=100)] = 3,
     plot: Annotated[Path | None, typer.Option(help="draw PNG and SVG files there", metavar="FOLDER")] = None,
     timeline: Annotated[Path | None, typer.Option(help="write it for ui.perfetto.dev", metavar="FILE")] = None,
     timeline_requests: Annotated[int, typer.Option(help="that --timeline draws", min=1)] = 2000,
     event_log: Annotated[Path | None, typer.Option(help="write all events, a line each", metavar="FILE")] = None,
     progress: Annotated[bool, typer.Option(help="a bar on a terminal, from 2 s on")] = True,
-    describe_trace: Annotated[bool, typer.Option("--describe-trace", help="its lengths and rate; run nothing")] = False,
+    describe_trace: Annotated[
+        bool, typer.Option("--describe-trace", help="TRACE's lengths and rate; run nothing, need no CLUSTER.yaml")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run a trace against a cluster's YAML in virtual time, and report latencies, goodput, utilisation and cost."""
@@ -86,16 +90,14 @@ def simulate(
         seed=seed,
     )
     if describe_trace:
-        _describe(trace, options, as_json=as_json)
+        _describe(trace or spec, options, as_json=as_json)
         return
     from twinpool.cluster.simulate.inputs import read_scenario_options
-    from twinpool.cluster.simulate.run import Job
+    from twinpool.cluster.simulate.job import Job
 
     scenario = read_scenario_options(
         policy=policy,
         gateways=gateways,
-        latency=latency,
-        latency_rows=latency_rows,
         hardware=hardware,
         tensor_parallel=tensor_parallel,
         kv_memory=kv_memory,
@@ -104,35 +106,47 @@ def simulate(
     )
     job = Job(
         spec_path=spec,
-        trace_path=trace,
+        trace_path=_given(trace),
         trace=options,
         scenario=scenario,
+        latency_path=latency,
+        latency_rows=latency_rows,
         faults=tuple(fault or ()),
         warmup_s=warmup,
         cooldown_s=cooldown,
         timeline_path=timeline,
         timeline_requests=timeline_requests,
         event_log_path=event_log,
+        plot_folder=plot,
         skip_too_long=skip_too_long,
     )
-    _perform(job, sweep, attainment, plot, progress=progress, as_json=as_json)
+    _perform(job, sweep, attainment, seeds, progress=progress, as_json=as_json)
+
+
+def _given(trace: Path | None) -> Path:
+    from twinpool.core.errors import SpecError
+
+    if trace is None:
+        raise SpecError("TRACE: is missing: a file of requests, after CLUSTER.yaml")
+    return trace
 
 
 def _perform(
-    job: Any, sweep: str | None, attainment: float, plot: Path | None, *, progress: bool, as_json: bool
+    job: Any, sweep_text: str | None, attainment: float, num_seeds: int, *, progress: bool, as_json: bool
 ) -> None:
     """Run, tell and draw."""
-    from twinpool.cluster.simulate.plots import check_plots
+    from twinpool.cluster.simulate.plots import check_library
     from twinpool.cluster.simulate.progress import RunProgress
     from twinpool.cluster.simulate.show import run_and_show, sweep_and_show
+    from twinpool.cluster.simulate.sweep import parse_sweep
 
-    if plot is not None:
-        check_plots(plot)
+    if job.plot_folder is not None:
+        check_library()
     with RunProgress(sys.stderr, is_wanted=progress) as bar:
-        if sweep is None:
-            run_and_show(job, bar, plot, as_json=as_json)
+        if sweep_text is None:
+            run_and_show(job, bar, as_json=as_json)
         else:
-            sweep_and_show(job, sweep, attainment, bar, plot, as_json=as_json)
+            sweep_and_show(job, parse_sweep(sweep_text, attainment, num_seeds), bar, as_json=as_json)
 
 
 def _describe(trace: Path, options: Any, *, as_json: bool) -> None:

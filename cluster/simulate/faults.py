@@ -6,7 +6,7 @@ Knows words; simulator/scenario.py has what they mean.
 from collections.abc import Collection, Sequence
 
 from twinpool.core.errors import SpecError
-from twinpool.core.limits import shown
+from twinpool.core.limits import Real, shown
 from twinpool.simulator.scenario import Fault, FaultKind
 
 FORM = "KIND WORKER at SECONDS [for SECONDS] [by FACTOR]"
@@ -18,9 +18,17 @@ def parse_faults(texts: Sequence[str], worker_ids: Collection[str]) -> tuple[Fau
     """Faults in the order given.
 
     Raises:
-        SpecError: a text is no fault, or names a worker that is not there; it is quoted.
+        SpecError: texts are no faults, or name workers that are not there; a line for each.
     """
-    return tuple(_parse(text, worker_ids) for text in texts)
+    faults, wrong = [], []
+    for text in texts:
+        try:
+            faults.append(_parse(text, worker_ids))
+        except SpecError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise SpecError("\n".join(wrong))
+    return tuple(faults)
 
 
 def _parse(text: str, worker_ids: Collection[str]) -> Fault:
@@ -46,8 +54,8 @@ def _number(text: str, word: str, *, is_open: bool = False) -> float:
         value = float(word)
     except ValueError:
         value = float("nan")
-    if not 0 <= value <= _LIMIT or (is_open and not value):
-        raise SpecError(f"--fault: {shown(text)}: {shown(word)} must be a number of at least 0")
+    if why := Real(0, _LIMIT, is_open).refusal(value):
+        raise SpecError(f"--fault: {shown(text)}: {shown(word)} {why.partition(', not')[0]}")
     return value
 
 

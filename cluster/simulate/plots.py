@@ -3,6 +3,7 @@
 Knows matplotlib, which is optional, and what a report holds; nothing of how a run was made.
 """
 
+import os
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,18 +17,24 @@ from twinpool.simulator.step_columns import ACTIVITIES
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+NAMES = ("latencies", "utilisation", "attainment")
 SUFFIXES = (".png", ".svg")
 COLOURS = ("#4477aa", "#ee6677", "#ccbb44", "#228833")  # Paul Tol's bright scheme: told apart by the colour-blind, too
 
 
-def check_plots(folder: Path, library: str = "matplotlib") -> None:
-    """Say early that plots cannot be made.
+def plot_paths(folder: Path) -> list[Path]:
+    """Every file that may be drawn there."""
+    return [folder / (name + suffix) for name in NAMES for suffix in SUFFIXES]
 
-    Raises:
-        SpecError: the library is not installed, or the folder cannot be made.
-    """
+
+def check_library(library: str = "matplotlib") -> None:
+    """Raise SpecError unless plots can be drawn."""
     if find_spec(library) is None:
         raise SpecError(f"--plot: needs {library}: pip install 'twinpool[plot]'")
+
+
+def make_folder(folder: Path) -> None:
+    """Make it, and those that it is in. Raises SpecError where that cannot be."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -71,11 +78,15 @@ def plot_utilisation(folder: Path, over_time: Mapping[str, Any]) -> list[Path]:
 
 
 def plot_attainment(folder: Path, found: RateSearch, attainment: float) -> list[Path]:
-    """Attainment against rate, and the largest rate that keeps it."""
+    """Attainment against rate: mean, worst and best of the seeds, and the largest rate that keeps it."""
     figure = _figure(6.0, 3.6)
     axes = figure.add_subplot()
-    rates = [point.rate_rps for point in found.points]
-    axes.plot(rates, [point.attainment for point in found.points], marker="o", color=COLOURS[0])
+    points = found.points
+    rates = [point.rate_rps for point in points]
+    axes.plot(rates, [point.attainment for point in points], marker="o", color=COLOURS[0], label="mean of seeds")
+    axes.fill_between(
+        rates, [point.least for point in points], [point.most for point in points], color=COLOURS[0], alpha=0.25
+    )
     axes.axhline(attainment, color=COLOURS[1], linestyle="--", label=f"{attainment:.0%} wanted")
     if found.rate_rps is not None:
         axes.axvline(found.rate_rps, color=COLOURS[3], linestyle=":", label=f"{found.rate_rps:.4g} requests/s")
@@ -98,5 +109,17 @@ def _save(figure: "Figure", stem: Path) -> list[Path]:
     paths = [stem.with_suffix(suffix) for suffix in SUFFIXES]
     with rc_context({"svg.hashsalt": "twinpool"}):
         for path in paths:
-            figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
+            _save_one(figure, path)
     return paths
+
+
+def _save_one(figure: "Figure", path: Path) -> None:
+    """Replace the file at once, or leave it as it was."""
+    half = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        figure.savefig(half, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
+        half.replace(path)
+    except OSError as error:
+        raise SpecError(f"--plot: {path} cannot be written: {error.strerror}") from None
+    finally:
+        half.unlink(missing_ok=True)

@@ -10,8 +10,6 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from twinpool.simulator.rate_search import RateSearch
-
 Values = Mapping[str, Any]
 RANKS = ("p50", "p90", "p99")
 LATENCIES = (
@@ -26,8 +24,9 @@ PHASES = (
     ("prefill_s", "prefill"),
     ("handoff_s", "handoff, first token to decode batch"),
     ("wire_s", "KV bytes on the wire"),
-    ("exposed_s", "transfer that computing did not hide"),
+    ("exposed_s", "of these, after the prefill"),
 )
+SWEPT = ("goodput/s", "TTFT p90", "TPOT p90", "busiest pool")
 
 
 def print_run(console: Console, title: str, values: Values, goals: Mapping[str, Values]) -> None:
@@ -53,35 +52,33 @@ def print_run(console: Console, title: str, values: Values, goals: Mapping[str, 
         console.print(Group(*map(Text, lines)))
 
 
-def print_sweep(console: Console, found: RateSearch, attainment: float) -> None:
+def print_sweep(console: Console, sweep: Values) -> None:
     """The curve, and the rate that was found."""
-    table = _table("requests/s", "met", "goodput/s", "TTFT p90", "TPOT p90", "busiest pool")
-    for point in found.points:
-        report = point.report
-        busiest = max(report["utilisation"].items(), key=lambda item: item[1]["busy"])
+    table = _table("requests/s", "met", *(["of each seed"] if len(sweep["seeds"]) > 1 else []), *SWEPT)
+    for point in sweep["points"]:
+        spread = f"{_share(point['slo_attainment_least'])} to {_share(point['slo_attainment_most'])}"
         table.add_row(
-            f"{point.rate_rps:.4g}",
-            _share(point.attainment),
-            _number(report["goodput_rps"]),
-            _seconds(report["ttft_s"]["p90"]),
-            _seconds(report["tpot_s"]["p90"]),
-            f"{busiest[0]} {_share(busiest[1]['busy'])}",
+            _rate(point["rate_rps"]),
+            _share(point["slo_attainment"]),
+            *([spread] if len(sweep["seeds"]) > 1 else []),
+            _number(point["goodput_rps"]),
+            _seconds(point["ttft_p90_s"]),
+            _seconds(point["tpot_p90_s"]),
+            f"{point['busiest_pool']} {_share(point['busiest_pool_busy'])}",
         )
     console.print(table)
-    console.print(Text(sweep_words(found, attainment)))
-    if not found.is_monotone:
-        console.print(
-            Text("attainment rises with the rate somewhere: bisection supposes that it falls, so look at the curve")
-        )
+    for line in sweep_lines(sweep):
+        console.print(Text(line))
     console.print()
 
 
 def print_trace(console: Console, values: Values) -> None:
     """A trace in numbers."""
-    console.print(
-        f"{values['requests']:,} requests ({values['format']}) in {_seconds(values['duration_s'])}: "
-        f"{_number(values['mean_rate_rps'])} requests/s on average; {values['skipped']:,} lines skipped"
-    )
+    when = ", with no times of their own: --rate draws them"
+    if values["duration_s"] is not None:
+        mean = f"{_number(values['mean_rate_rps'])} requests/s on average"
+        when = f" in {_seconds(values['duration_s'])}: {mean}"
+    console.print(f"{values['requests']:,} requests ({values['format']}){when}; {values['skipped']:,} lines skipped")
     table = _table("tokens", "mean", "std", "p50", "p90", "p99", "max")
     for name in ("prompt", "output"):
         told = values[f"{name}_tokens"]
@@ -92,13 +89,33 @@ def print_trace(console: Console, values: Values) -> None:
         console.print("classes: " + ", ".join(f"{count:,} {name}" for name, count in values["goal_classes"].items()))
 
 
-def sweep_words(found: RateSearch, attainment: float) -> str:
-    """What was found, in a sentence."""
-    if found.rate_rps is None:
-        return f"even {found.points[0].rate_rps:.4g} requests/s, the lowest, is met for less than {attainment:.0%}"
-    if not found.is_bounded:
-        return f"{found.rate_rps:.4g} requests/s, the highest, is still met for {attainment:.0%} or more: raise it"
-    return f"largest rate met for {attainment:.0%} or more: {found.rate_rps:.4g} requests/s"
+def sweep_lines(sweep: Values) -> Iterable[str]:
+    """What was found, by which rule, and how far it is to be believed."""
+    seeds = sweep["seeds"]
+    is_many = len(seeds) > 1
+    of_seeds = f"mean of seeds {seeds[0]} to {seeds[-1]}" if is_many else f"seed {seeds[0]} alone: try --seeds 3"
+    yield f"{_found_words(sweep)} ({of_seeds})"
+    if sweep["is_one_draw"]:
+        yield "every seed gave the same: times and lengths are the trace's own, unless --arrivals has them drawn"
+    if sweep["is_monotone"]:
+        yield "attainment falls from each rate to the next, as the search supposes"
+    else:
+        rise = f"{sweep['tolerance']:.0%}"
+        yield f"attainment rises by over {rise} from one rate to a higher one: the search supposes that it falls"
+    yield (
+        "goodput/s: requests that met their goals, over the time until the last of all has ended; "
+        "the shorter the run, the further it is below the rate"
+    )
+
+
+def _found_words(sweep: Values) -> str:
+    rate, wanted, points = sweep["rate_rps"], f"{sweep['attainment'] * 100:.4g}%", sweep["points"]
+    if rate is None:
+        return f"even {_rate(points[0]['rate_rps'])} requests/s, the lowest, is met for less than {wanted}"
+    if not sweep["is_bounded"]:
+        return f"{_rate(rate)} requests/s, the highest, is still met for {wanted} or more: raise it"
+    missed = _rate(sweep["missed_rps"])
+    return f"largest rate met for {wanted} or more: {_rate(rate)} requests/s; {missed} is not"
 
 
 def _requests_line(values: Values) -> Text:
@@ -156,9 +173,8 @@ def _classes(classes: Values) -> Table:
 def _other_lines(values: Values) -> Iterable[str]:
     transfers = values["transfers"]
     if transfers["count"]:
-        hidden = (
-            f", {_share(transfers['hidden_share'])} of their time hidden by computing" if transfers["wire_s"] else ""
-        )
+        share = _share(transfers["hidden_share"])
+        hidden = f", {share} of their time on the wire hidden by computing" if transfers["wire_s"] else ""
         yield f"transfers: {transfers['count']:,} with {_bytes(transfers['bytes'])}{hidden}"
     if values["prefix_cache_hit_share"]:
         yield f"prefix cache: {_share(values['prefix_cache_hit_share'])} of prompt tokens"
@@ -169,6 +185,8 @@ def _other_lines(values: Values) -> Iterable[str]:
         yield f"energy: {_number(energy['wh'])} Wh, {_number(energy['wh_per_request'])} Wh a request"
     if values["events"]:
         yield "workers: " + ", ".join(f"{count} {what}" for what, count in values["events"].items())
+    if values["never_happened"]:
+        yield f"never happened, as the last request had ended: {', '.join(values['never_happened'])}"
 
 
 def _table(first: str, *others: str) -> Table:
@@ -189,6 +207,11 @@ def _seconds(value: float | None) -> str:
 
 def _share(value: float | None) -> str:
     return "-" if value is None else f"{value:.1%}"
+
+
+def _rate(rate_rps: float) -> str:
+    """All of its digits, as --rate takes them."""
+    return f"{rate_rps:.10g}"
 
 
 def _number(value: float | None) -> str:

@@ -16,7 +16,8 @@ class BadLine(Exception):
 
 MAX_TOKENS = 2**24
 _DIGITS = re.compile(r"\s*[0-9]{1,9}\s*").fullmatch
-_DECIMAL = re.compile(r"\s*([0-9]{1,12})(?:\.([0-9]*))?\s*").fullmatch
+_TIMES_END = 10**15
+_DECIMAL = re.compile(r"\s*([0-9]{1,15})(?:\.([0-9]*))?\s*").fullmatch
 
 
 def read_tokens(values: dict[str, Any], name: str, low: int = 1) -> int:
@@ -42,8 +43,8 @@ def read_seconds(values: dict[str, Any], name: str, per_s: int = 1) -> int:
     if isinstance(value, str) and (parts := _DECIMAL(value)):
         whole, fraction = parts.groups(default="")
         return int(whole) * unit_ns + int(fraction.ljust(9, "0")[:9] or 0) * unit_ns // 10**9
-    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**15:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _TIMES_END:
         return value * unit_ns
-    if isinstance(value, float) and math.isfinite(value) and 0 <= value < 10**15:
+    if isinstance(value, float) and math.isfinite(value) and 0 <= value < _TIMES_END:
         return round(value * unit_ns / 1000) * 1000  # a float of seconds since 1970 holds no more than microseconds
-    raise BadLine(f"{name} must be a time of 0 or more, not {shown(values.get(name, ''))}")
+    raise BadLine(f"{name} must be a time from 0 to under {_TIMES_END:.0e}, not {shown(values.get(name, ''))}")

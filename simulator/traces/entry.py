@@ -22,6 +22,7 @@ class Entry(NamedTuple):
     tenant: str = ""
     prefix_hashes: tuple[int, ...] = ()
     hash_tokens: int = 0
+    line: int = 0
 
 
 def in_order(rows: Iterator[tuple[int, Entry]], window: int) -> Iterator[tuple[int, Entry | str]]:

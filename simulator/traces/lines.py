@@ -84,7 +84,9 @@ def csv_rows(path: Path, columns: Sequence[Sequence[str]]) -> Iterator[tuple[int
                 where = f"{path}:{max(1, reader.line_num)}"
                 raise SpecError(f"{where}: the header must name {known}, once each, not {shown(header)}")
             for cells in reader:
-                if any(cell.strip() for cell in cells):
+                if len(cells) > len(header):
+                    yield reader.line_num, f"has {len(cells)} fields, and the header {len(header)}"
+                elif len(cells) > 1 or any(cell.strip() for cell in cells):
                     yield reader.line_num, dict(zip(header, cells, strict=False))
         except csv.Error as error:
             raise SpecError(f"{path}:{reader.line_num}: is not CSV: {error}") from None

@@ -31,6 +31,7 @@ class OpenedTrace:
     format: Format
     num_skipped: int  # lines without an answer, of those looked at: failed requests, say
     _play: Callable[[], Iterator[TraceRequest]]
+    has_times: bool = True
 
     def __iter__(self) -> Iterator[TraceRequest]:
         return self._play()
@@ -62,6 +63,21 @@ def open_trace(path: Path, options: TraceOptions | None = None) -> OpenedTrace:
         return _finished(arrivals, options, options.requests)
 
     return OpenedTrace(path, kind, survey.num_skipped, play)
+
+
+def open_to_describe(path: Path, options: TraceOptions) -> OpenedTrace:
+    """As `open_trace`, but a file without times may do without a rate: then its rows come once each, all at 0 s."""
+    kind = options.format or recognise(path)
+    if kind is not Format.LENGTHS or options.rate_rps is not None or options.steps:
+        return open_trace(path, options)
+    survey = survey_lengths(path, kind)
+
+    def play() -> Iterator[TraceRequest]:
+        rows = zip(survey.prompt_tokens, survey.output_tokens, survey.lines, strict=True)
+        arrivals = ((0.0, Entry(0, prompt, output, line=line)) for prompt, output, line in rows)
+        return _finished(arrivals, options, options.requests)
+
+    return OpenedTrace(path, kind, survey.num_skipped, play, has_times=False)
 
 
 def _is_enough(options: TraceOptions, num_requests: int, so_far_ns: int) -> bool:
@@ -101,7 +117,7 @@ def _open_drawn(path: Path, kind: Format, options: TraceOptions) -> OpenedTrace:
         for_lengths = [_PROMPTS, _OUTPUTS] if options.independent else [_PROMPTS]
         rngs = [_chance(options, what) for what in for_lengths]
         times = stream_arrivals(_chance(options, _TIMES), process, steps, cv=options.cv)
-        lengths = drawn_lengths(survey.prompt_tokens, survey.output_tokens, rngs)
+        lengths = drawn_lengths(survey.prompt_tokens, survey.output_tokens, survey.lines, rngs)
         return _finished(zip(times, lengths, strict=False), options, most)
 
     return OpenedTrace(path, kind, survey.num_skipped, play)

@@ -92,6 +92,8 @@ def trace_options(*, step: str = "", goal_class: str = "", **others: Any) -> Tra
         SpecError: an option is wrong; it is named as on the command line.
     """
     given = {name: value for name, value in others.items() if value is not None}
+    if "max_tokens" in given:
+        _refuse("--max-tokens", given["max_tokens"], Whole(1, 2**24))  # 0 stands for no limit here, and is none there
     for name, kinds in (("format", Format), ("arrivals", Process)):
         if name in given:
             given[name] = _one_of(name, given[name], kinds)

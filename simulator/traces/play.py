@@ -43,19 +43,24 @@ def _renamed(entry: Entry, turn: int) -> Entry:
 
 
 def drawn_lengths(
-    prompt_tokens: Sequence[int], output_tokens: Sequence[int], rngs: Sequence[np.random.Generator]
+    prompt_tokens: Sequence[int],
+    output_tokens: Sequence[int],
+    lines: Sequence[int],
+    rngs: Sequence[np.random.Generator],
 ) -> Iterator[Entry]:
     """Lengths drawn from a file's rows with replacement, without end.
 
     Args:
+        lines: of each row; an entry has that of its prompt.
         rngs: one draws whole rows; two draw prompts and answers each on their own, which loses what they have to do
             with each other.
     """
-    prompts, outputs = np.asarray(prompt_tokens), np.asarray(output_tokens)
+    prompts, outputs, numbers = np.asarray(prompt_tokens), np.asarray(output_tokens), np.asarray(lines)
     while True:
         rows = [rng.integers(0, len(prompts), DRAWN_AT_ONCE) for rng in rngs]
-        for prompt, output in zip(prompts[rows[0]].tolist(), outputs[rows[-1]].tolist(), strict=True):
-            yield Entry(0, prompt, output)
+        drawn = (prompts[rows[0]].tolist(), outputs[rows[-1]].tolist(), numbers[rows[0]].tolist())
+        for prompt, output, line in zip(*drawn, strict=True):
+            yield Entry(0, prompt, output, line=line)
 
 
 def drawn_classes(rng: np.random.Generator, weighted: Sequence[tuple[str, float]]) -> Iterator[str]:
@@ -78,7 +83,7 @@ def as_requests(arrivals: Iterator[Arrival], classes: Iterator[str] | None, max_
         max_tokens: clients' limit where the entry has none, or the answer's length where that is over it; 0: no limit.
     """
     for arrival_s, entry in arrivals:
-        _, prompt_tokens, output_tokens, own_max, own_class, tenant, hashes, hash_tokens = entry
+        _, prompt_tokens, output_tokens, own_max, own_class, tenant, hashes, hash_tokens, line = entry
         yield TraceRequest(
             arrival_s,
             prompt_tokens,
@@ -88,6 +93,7 @@ def as_requests(arrivals: Iterator[Arrival], classes: Iterator[str] | None, max_
             tenant,
             hashes,
             hash_tokens,
+            line,
         )
 
 

@@ -15,7 +15,7 @@ from twinpool.core.limits import shown
 from twinpool.simulator.traces import azure, burstgpt, mooncake, request_log
 from twinpool.simulator.traces.counts import BadLine
 from twinpool.simulator.traces.entry import Entry, in_order
-from twinpool.simulator.traces.lengths import Length, length_columns, length_rows
+from twinpool.simulator.traces.lengths import length_columns, length_rows
 from twinpool.simulator.traces.lines import (
     Findings,
     Row,
@@ -86,6 +86,7 @@ class Survey:
     last_ns: int = 0
     prompt_tokens: "array[int]" = field(default_factory=lambda: array("i"))  # of each request, where asked for
     output_tokens: "array[int]" = field(default_factory=lambda: array("i"))
+    lines: "array[int]" = field(default_factory=lambda: array("i"))
 
     @property
     def mean_gap_s(self) -> float:
@@ -124,15 +125,16 @@ def survey_entries(path: Path, kind: Format, is_enough: Callable[[int, int], boo
 
 
 def survey_lengths(path: Path, kind: Format) -> Survey:
-    """Look through any file and keep all its lengths: 8 bytes a request. Times need not be in order.
+    """Look through any file and keep all its lengths and lines: 12 bytes a request. Times need not be in order.
 
     Raises:
         SpecError: as for `survey_entries`.
     """
     findings, survey = Findings(path), Survey()
-    for length in _lengths(path, findings) if kind is Format.LENGTHS else _rows(path, kind, findings):
-        survey.prompt_tokens.append(length.prompt_tokens)
-        survey.output_tokens.append(length.new_tokens if isinstance(length, Length) else length.output_tokens)
+    for line, entry in _lengths(path, findings) if kind is Format.LENGTHS else _numbered(path, kind, findings):
+        survey.prompt_tokens.append(entry.prompt_tokens)
+        survey.output_tokens.append(entry.output_tokens)
+        survey.lines.append(line)
         survey.num_requests += 1
     return _checked(survey, findings)
 
@@ -145,12 +147,12 @@ def _checked(survey: Survey, findings: Findings) -> Survey:
     return survey
 
 
-def _lengths(path: Path, findings: Findings) -> Iterator[Length]:
+def _lengths(path: Path, findings: Findings) -> Iterator[tuple[int, Entry]]:
     for line, length in length_rows(path):
         if isinstance(length, str):
             findings.add(line, length)
         else:
-            yield length
+            yield line, Entry(0, length.prompt_tokens, length.new_tokens, line=line)
 
 
 def _entries(path: Path, kind: Format, findings: Findings) -> Iterator[Entry]:
@@ -160,12 +162,6 @@ def _entries(path: Path, kind: Format, findings: Findings) -> Iterator[Entry]:
             findings.add(line, entry)
         else:
             yield entry
-
-
-def _rows(path: Path, kind: Format, findings: Findings) -> Iterator[Entry]:
-    """Requests as they stand in the file."""
-    for _, entry in _numbered(path, kind, findings):
-        yield entry
 
 
 def _numbered(path: Path, kind: Format, findings: Findings) -> Iterator[tuple[int, Entry]]:
@@ -182,4 +178,4 @@ def _numbered(path: Path, kind: Format, findings: Findings) -> Iterator[tuple[in
         if entry is None:
             findings.num_skipped += 1
         else:
-            yield line, entry
+            yield line, entry._replace(line=line)

@@ -304,7 +304,7 @@ def test_the_examples_of_the_documentation_run(gateway: Any, capsys: pytest.Capt
     for example in examples:
         exec(example, namespace)
     namespace["client"].close()
-    assert len(examples) == 9
+    assert len(examples) == 10
     assert capsys.readouterr().out.count("Hello") == 4 + 3
 
 

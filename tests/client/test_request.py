@@ -94,6 +94,8 @@ def test_one_stop_string_or_several_and_biases_by_id_are_sent() -> None:
     assert build_request("x", None, None, None, None, {}, echo=True).echo
     assert build_request("x", None, None, None, None, {}, lossless_kv=True).lossless_kv
     assert not build("x").lossless_kv
+    assert build_request("x", None, None, None, None, {}, tenant="acme").tenant == "acme"
+    assert build("x").tenant == ""
 
 
 anything = st.recursive(
@@ -118,13 +120,15 @@ anything = st.recursive(
 
 @settings(max_examples=4 * settings().max_examples)  # over twenty names
 @given(
-    st.sampled_from([*SAMPLING_NAMES, "echo", "lossless_kv", "prompt", "model", "goal", "goal_class", "request_id"]),
+    st.sampled_from(
+        [*SAMPLING_NAMES, "echo", "lossless_kv", "tenant", "prompt", "model", "goal", "goal_class", "request_id"]
+    ),
     anything,
 )
 def test_any_value_is_taken_or_refused_by_name(name: str, value: Any) -> None:
     given_values = dict.fromkeys(("prompt", "model", "goal", "goal_class", "request_id"), None) | {"prompt": "x"}
     sampling = {name: value} if name in SAMPLING_NAMES else {}
-    flags = {name: value} if name in ("echo", "lossless_kv") else {}
+    flags = {name: value} if name in ("echo", "lossless_kv", "tenant") else {}
     if name in given_values:
         given_values[name] = value
     told = name

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
+from typing import Any
 
 from tests.cluster.local_cluster import make_plan
 from twinpool.cluster.dispatch import Dispatcher
@@ -13,6 +14,7 @@ from twinpool.core.sampling import SamplingParams
 from twinpool.protos.convert import finish_reason_to_proto
 from twinpool.protos.twinpool.v1 import worker_pb2 as pb
 from twinpool.router.admission import AdmissionSettings
+from twinpool.router.standing import Standing
 from twinpool.router.views import WorkerView
 
 BLOCK_TOKENS = 8
@@ -31,6 +33,7 @@ class World:
         has_workers: bool = True,
         num_blocks: int = 1000,
         max_queued: int = 10,
+        **admission: Any,
     ) -> None:
         self.now = 100.0
         self.sent: list[tuple[str, pb.GatewayMessage]] = []
@@ -39,7 +42,7 @@ class World:
         num_prefill = sum(role is Role.PREFILL for role in roles.values())
         self.dispatcher = Dispatcher(
             placement_settings(make_plan(num_prefill, 0, 1).gateways[0], 64),
-            AdmissionSettings(max_queued=max_queued),
+            AdmissionSettings(max_queued=max_queued, **admission),
             3,
             send=lambda worker_id, order: self.sent.append((worker_id, order)),
             clock=lambda: self.now,
@@ -53,12 +56,19 @@ class World:
         self.dispatcher.joined(WorkerAddress(worker_id, "1", f"{worker_id}:1"))
 
     def submit(
-        self, name: str, num: int = 1, prompt: Sequence[int] = LONG, *, max_tokens: int = 5, deadline_s: float = 1e6
+        self,
+        name: str,
+        num: int = 1,
+        prompt: Sequence[int] = LONG,
+        *,
+        max_tokens: int = 5,
+        deadline_s: float = 1e6,
+        tenant: str = "default",
     ) -> Flights:
         sampling = SamplingParams(max_tokens=max_tokens, seed=1)
         first = Request(name, 1, tuple(prompt), len(prompt), sampling, Goal(10, 10), priority=0)
         requests = [replace(first, request_id=f"{name}{choice}", choice=choice) for choice in range(num)]
-        return self.dispatcher.submit(requests, deadline_s)
+        return self.dispatcher.submit(requests, deadline_s, Standing(tenant))
 
     def say(
         self,

@@ -103,9 +103,10 @@ def test_the_command_prints_what_it_compiled_and_remembers_it(tmp_path):
     assert report["command"] == "bench kernels"
     assert [row["variant"] for row in report["results"]] == ["fp16", "bf16", "fp32"]
     assert all(row["registers"] > 0 and row["faults"] is None for row in report["results"])
-    assert len(list(tmp_path.iterdir())) == 3
-    again = command(*arguments, environment=os.environ | {"TRITON_INTERPRET": "1"})  # cannot compile: it need not
-    assert json.loads(again.stdout)["results"] == report["results"], again.stderr
+    kept = {file: file.stat().st_mtime_ns for file in tmp_path.iterdir()}
+    assert len(kept) == 3
+    assert json.loads(command(*arguments).stdout)["results"] == report["results"]
+    assert {file: file.stat().st_mtime_ns for file in tmp_path.iterdir()} == kept
 
 
 @pytest.mark.slow
@@ -113,3 +114,10 @@ def test_the_command_times_nothing_yet_and_says_so():
     done = command()
     assert done.returncode == 2
     assert "--compile-only" in done.stderr
+
+
+@pytest.mark.slow
+def test_the_command_is_refused_where_kernels_are_interpreted():
+    done = command("--compile-only", environment=os.environ | {"TRITON_INTERPRET": "1"})
+    assert done.returncode == 2
+    assert "TRITON_INTERPRET" in done.stderr

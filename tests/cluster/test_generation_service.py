@@ -226,6 +226,7 @@ any_message = st.fixed_dictionaries(
         "goal": st.fixed_dictionaries({"ttft_s": reals, "tpot_s": reals}),
         "echo": st.booleans(),
         "goal_class": st.sampled_from(["", "batch", "\0"]),
+        "tenant": st.sampled_from(["", "acme", "A", "\0", "x" * 41]),
         "model": st.sampled_from(["", "test-model"]),
     },
 )
@@ -235,7 +236,7 @@ any_prompt = st.one_of(
     st.just({}),
     st.just({"token_ids": {"ids": [5] * 100}}),
 )
-TOP_FIELDS = {"goal.ttft_s", "goal.tpot_s", "goal_class", "prompt", "text", "token_ids", "echo", "chat"}
+TOP_FIELDS = {"goal.ttft_s", "goal.tpot_s", "goal_class", "tenant", "prompt", "text", "token_ids", "echo", "chat"}
 
 
 async def answer_or_field(cluster: LocalCluster, stub: Any, message: pb.GenerateRequest) -> str | None:

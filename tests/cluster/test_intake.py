@@ -45,6 +45,8 @@ def refusal(**fields: Any) -> InvalidRequest:
         ({"text": "x", "has_tokenizer": False}, "text"),
         ({"goal_class": "gold"}, "goal_class"),
         ({"request_id": "a\n"}, "request_id"),
+        ({"tenant": "a\n"}, "tenant"),
+        ({"tenant": "x" * 41}, "tenant"),
     ],
 )
 def test_a_refusal_names_its_field(fields: dict[str, Any], field: str) -> None:
@@ -54,6 +56,12 @@ def test_a_refusal_names_its_field(fields: dict[str, Any], field: str) -> None:
 def test_every_answer_to_a_call_that_wants_exact_kv_wants_it() -> None:
     assert [request.lossless_kv for request in accept(lossless_kv=True, sampling={"n": 2}).requests] == [True, True]
     assert not accept().requests[0].lossless_kv
+
+
+def test_a_tenant_is_the_salt_of_its_prefix_cache_and_default_is_who_names_none() -> None:
+    for tenant, name, salt in (("acme", "acme", "acme"), ("", "default", ""), ("default", "default", "")):
+        call = accept(tenant=tenant, sampling={"n": 2})
+        assert (call.standing.tenant, {request.tenant_salt for request in call.requests}) == (name, {salt})
 
 
 def test_refusals_say_why() -> None:

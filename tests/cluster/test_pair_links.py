@@ -11,6 +11,8 @@ from twinpool.cluster.outbox import Outbox
 from twinpool.cluster.pair_links import MAX_WHY, links_to_proto
 from twinpool.cluster.show import link_lines, print_status, status_as_dict
 from twinpool.kv_transfer.endpoint import LinkStats
+from twinpool.kv_transfer.memory import MemoryLinks
+from twinpool.kv_transfer.memory_network import MemoryNetwork
 
 WAIT_S = 30.0
 STATS = LinkStats("decode-0", True, True, "shm", "auto: both workers are on one host", 1, 0, 0)
@@ -27,8 +29,10 @@ async def links_of(cluster: LocalCluster, worker_id: str) -> tuple[PairLink, ...
 
 
 def test_status_names_the_link_of_each_pair_and_why_it_was_chosen(capsys: pytest.CaptureFixture[str]) -> None:
+    network = MemoryNetwork()
+
     async def scenario() -> None:
-        async with running(make_plan(1, 1)) as cluster:
+        async with running(make_plan(1, 1), lambda cache: MemoryLinks(network, cache, why="a test")) as cluster:
             assert all(worker.links == () for worker in (await cluster.client.status()).workers)
             await cluster.client.generate([1] * 20, max_tokens=3)
             (link,) = await links_of(cluster, "prefill-0")

@@ -69,6 +69,15 @@ def check_plan(lengths, num_sms, window, most_splits, most_queries):
     assert plan.chunk.item() == chunk
 
 
+def check_splits(lengths, splits):
+    tiles = choose_decode_tiles(Gpu("cuda", 90), 64, torch.bfloat16, 1)
+    plan = make_decode_plan(len(lengths), 1, 1, 64, tiles, 16, torch.device("cpu"))
+    assert plan.target_items == 32
+    context = torch.tensor([context for _, context in lengths], dtype=torch.int32)
+    plan_decode(plan, torch.arange(len(lengths) + 1, dtype=torch.int32), context)
+    assert plan.first_items.diff().tolist() == splits
+
+
 def check_distant_blocks():
     for block_tokens in (16, 128):
         case = PagedCase((2, 1, 64), [(1, 120)], dtype="fp16", block_tokens=block_tokens).spread()

@@ -57,9 +57,15 @@ def check_rope(heads, dtype, block_tokens, is_normed):
     assert pool.isnan().all()
 
 
-def check_nothing():
+def check_no_norm():
     nothing = torch.empty(0, 64)
     add_rms_norm(nothing, None, torch.ones(64), 1e-6, nothing)
-    silu_mul(torch.empty(0, 128), nothing)
-    ids = torch.empty(0, dtype=torch.int64)
-    rope_kv_write(torch.empty(0, 4, 64), torch.ones(1, 64), torch.ones(1, 64), ids, ids, torch.ones(1, 2, 1, 16, 64))
+
+
+def check_no_gate():
+    silu_mul(torch.empty(0, 128), torch.empty(0, 64))
+
+
+def check_no_rope():
+    table, ids = torch.ones(1, 64), torch.empty(0, dtype=torch.int64)
+    rope_kv_write(torch.empty(0, 4, 64), table, table, ids, ids, torch.ones(1, 2, 1, 16, 64))

@@ -79,21 +79,3 @@ def test_blocks_more_than_2_to_the_31_numbers_apart_are_found(interpreter):
 
 def test_bfloat16_is_right_in_the_interpreter_only_as_the_kernel_widens_it(interpreter):
     interpreter.run(MODULE, "check_that_widening_is_what_saves_bfloat16")
-
-
-PLANS = [
-    ([(1, 1)], 132, None, 64, 1),
-    ([(1, 5000)], 132, None, 64, 1),
-    ([(1, 100_000), (1, 1), (1, 64), (1, 65)], 132, None, 64, 1),
-    ([(1, 4096)] * 70, 4, None, 64, 1),
-    ([(1, 4096)] * 3, 132, 300, 64, 1),
-    ([(1, 100_000), (1, 1)], 132, None, 1, 1),
-    ([(1, 100_000), (1, 1)], 132, None, 7, 1),
-    ([(5, 700), (1, 0), (0, 0), (6, 9000), (1, 300)], 132, None, 64, 5),
-    ([(0, 0)] * 3, 132, None, 64, 1),
-]
-
-
-@pytest.mark.parametrize(("lengths", "num_sms", "window", "most_splits", "most_queries"), PLANS)
-def test_the_work_list_is_the_references(interpreter, lengths, num_sms, window, most_splits, most_queries):
-    interpreter.run(MODULE, "check_plan", lengths, num_sms, window, most_splits, most_queries)

@@ -11,7 +11,7 @@ from twinpool.kv_transfer.channel import MemoryChannel, PeerChannel, memory_chan
 from twinpool.kv_transfer.memory_network import Fault, MemoryNetwork
 from twinpool.kv_transfer.pair import Introduction
 
-from .fake_workers import QUICK, FakeCluster, FakeWorker, Handoff, eventually, in_loop, running
+from .fake_workers import APART, QUICK, FakeCluster, FakeWorker, Handoff, eventually, in_loop, running
 from .fakes import LAYOUT
 
 pytestmark = pytest.mark.slow
@@ -83,7 +83,7 @@ async def test_there_is_nothing_to_retarget_once_a_handoff_is_over() -> None:
 @pytest.mark.parametrize("fault", [Fault.DROP, Fault.MISLABEL, Fault.DUPLICATE, Fault.REORDER])
 @in_loop
 async def test_a_lost_link_is_opened_again_under_a_new_epoch(fault: Fault) -> None:
-    async with running(FakeCluster()) as cluster:
+    async with running(FakeCluster(limits=APART)) as cluster:
         source, target = cluster.add("p"), cluster.add("d")
         handoff = Handoff(source, target)
         cluster.network.inject(fault, after=1)

@@ -24,7 +24,9 @@ def test_the_queue_is_bounded(num_held: int, admitted: bool) -> None:
     assert len(queue) == num_held
 
 
-@pytest.mark.parametrize(("num_requests", "promised", "admitted"), [(1, 0, True), (2, 0, True), (3, 0, False), (2, 1, False)])
+@pytest.mark.parametrize(
+    ("num_requests", "promised", "admitted"), [(1, 0, True), (2, 0, True), (3, 0, False), (2, 1, False)]
+)
 def test_several_are_admitted_together_or_not_at_all(num_requests: int, promised: int, admitted: bool) -> None:
     who = Applicants(num_requests, num_promised=promised)
     answer = admit(queue_of(Held(0, 0.0, "a")), who, AdmissionSettings(max_queued=3), 1.0)

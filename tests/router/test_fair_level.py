@@ -146,7 +146,9 @@ class Model:
         return min(heads)[2] if heads else None
 
 
-events = st.tuples(st.sampled_from("abcd"), st.integers(0, 5), st.sampled_from(["add", "serve", "serve", "block"]), costs)
+events = st.tuples(
+    st.sampled_from("abcd"), st.integers(0, 5), st.sampled_from(["add", "serve", "serve", "block"]), costs
+)
 
 
 @given(st.lists(events, max_size=60))

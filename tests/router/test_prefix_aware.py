@@ -4,14 +4,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from twinpool.core.messages import Goal, Role
+from twinpool.core.messages import Goal, Request, Role
+from twinpool.core.sampling import SamplingParams
+from twinpool.router.admission import AdmissionSettings
 from twinpool.router.demand import Demand
 from twinpool.router.placement import place
 from twinpool.router.prefix_aware import prefix_cost
 from twinpool.router.prefix_index import PrefixIndex
 from twinpool.router.route import Disaggregate, PlacementSettings, Policy, Route
 from twinpool.router.views import ClusterView, ViewTable, WorkerLoad, WorkerView
+from twinpool.router.waiting import Placing, WaitingRoom
 
 P, D, M = Role.PREFILL, Role.DECODE, Role.MIXED
 BLOCK_TOKENS = 16
@@ -98,3 +102,21 @@ def test_a_hot_prefix_gets_another_holder_once_the_first_is_busier_than_computin
     first_elsewhere = went.index("b")
     assert first_elsewhere >= 3  # the queue at a had to grow first
     assert {went.count("a"), went.count("b")} <= set(range(16, 25))  # from then on both hold it, and share the rest
+
+
+def test_a_route_says_what_its_prefill_worker_is_thought_to_hold() -> None:
+    table = table_of({"a": P, "b": P, "d": D})
+    asked: list[tuple[str, ...]] = []
+
+    def cached_tokens(_: Request, worker_ids: tuple[str, ...]) -> NDArray[np.int64]:
+        asked.append(worker_ids)
+        return np.array([0, 3 * BLOCK_TOKENS, 0])
+
+    room = WaitingRoom(table, PAIRS, AdmissionSettings(), cached_tokens)
+    request = Request("r", 1, (0,) * 100, 100, SamplingParams(max_tokens=9, seed=0), Goal(1.0, 1.0))
+    placing = Placing(request, 0.0, 100.0)
+    room.put(placing, 0.0)
+    route = room.place(placing, 0.0)
+    assert isinstance(route, Route)
+    assert (route.prefill, route.decode, route.cached_tokens) == ("b", "d", 3 * BLOCK_TOKENS)
+    assert asked == [("a", "b", "d")]

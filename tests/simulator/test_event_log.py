@@ -11,7 +11,7 @@ from .builders import outcome, steps
 def told(log: EventLog, at_s: float = 0.1) -> EventLog:
     log.offered(0, at_s)
     log.stepped(steps(1, 0.1, 0.3))
-    log.transferred(Transfer(0, 0, 1, 0.1, 0.2, 10, 0.0))
+    log.transferred(Transfer(0, 0, 1, 0.1, 0.2, 10, 0.1, 0.0))
     log.gauged(Gauge(1.0, 0, 1, 2, 3))
     log.happened(2.0, 1, "crashed")
     log.ended(outcome())

@@ -5,14 +5,17 @@ from dataclasses import replace
 
 import pytest
 
-from twinpool.core.messages import Goal, Role
+from twinpool.core.messages import Goal, Request, Role
+from twinpool.core.sampling import SamplingParams
 from twinpool.router.estimate import LatencyModel, LinearForm
 from twinpool.router.route import Disaggregate, PlacementSettings, Policy
+from twinpool.simulator.attempt import Attempt, Destination
 from twinpool.simulator.cluster import SimulatedCluster, simulate
 from twinpool.simulator.observer import Observer
 from twinpool.simulator.outcome import Ending, Outcome
 from twinpool.simulator.pool import CountedPool, Holding, Name
 from twinpool.simulator.prefixes import CacheTeller, CacheWord, KnownPrefixes, prompt_names
+from twinpool.simulator.prompt_queue import Prompt, PromptQueue
 from twinpool.simulator.scenario import (
     Fault,
     FaultKind,
@@ -141,6 +144,19 @@ def test_nothing_is_noted_or_told_where_nobody_looks(knobs: dict[str, object]) -
     _, cluster = run(replace(scenario(Policy.PREFIX_AWARE), **knobs), many(30))  # type: ignore[arg-type]
     assert all(gateway._prefixes is None for gateway in cluster.gateways)
     assert all(process.engine.pool._changes is None for process in cluster.processes)
+
+
+def test_cached_pieces_do_not_wait_to_be_computed() -> None:
+    pool, holding, names = CountedPool(100, PIECE // 16), Holding(), (("", 1), ("", 2))
+    pool.take(holding, 8)
+    pool.publish(holding, names)
+    queue = PromptQueue(pool, 16, 50)
+    asked = Request("r", 1, (0,) * (3 * PIECE), 3 * PIECE, SamplingParams(max_tokens=4), Goal(1.0, 1.0))
+    queue.submit(Prompt(Attempt(asked, 0, 0, 0.0, 4, (*names, ("", 3)), PIECE), Destination.HANDOFF, 0.0))
+    assert queue.waiting_tokens == PIECE
+    queue.start(0, 1.0)
+    assert queue.waiting_tokens == queue.prompt(0).remaining_tokens == PIECE
+    queue.check()
 
 
 def test_a_worker_tells_what_changed_and_counts_its_words() -> None:

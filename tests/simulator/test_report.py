@@ -66,8 +66,8 @@ def test_a_window_that_holds_nothing_is_refused():
 
 def test_transfers_are_summed_up():
     report = Report(scenario())
-    report.transferred(Transfer(0, 0, 1, 1.0, 1.4, 1000, 0.1))
-    report.transferred(Transfer(1, 0, 1, 1.0, 1.6, 1000, 0.0))
+    report.transferred(Transfer(0, 0, 1, 1.0, 1.9, 1000, 0.4, 0.1))
+    report.transferred(Transfer(1, 0, 1, 1.0, 1.6, 1000, 0.6, 0.0))
     told = report.values()["transfers"]
     assert (told["count"], told["bytes"]) == (2, 2000)
     assert (told["bytes_per_wire_s"], told["hidden_share"]) == (pytest.approx(2000), pytest.approx(0.9))
@@ -82,11 +82,13 @@ def test_classes_are_told_apart_and_add_up():
     assert sum(one["requests"] for one in values["by_class"].values()) == values["requests"]
 
 
-def test_what_happened_to_workers_is_counted():
+def test_what_happened_to_workers_is_counted_until_the_last_request_has_ended():
     report = Report(scenario())
+    report.ended(outcome(end_s=3.0))
     report.happened(1.0, 0, "crashed")
     report.happened(2.0, 0, "role decode")
     report.happened(3.0, 1, "role prefill")
+    report.happened(3.1, 1, "crashed")
     assert report.values()["events"] == {"crashed": 1, "role": 2}
 
 
@@ -95,6 +97,15 @@ def test_queues_are_told_by_mean_and_peak():
     report.gauged(Gauge(0.0, 2, 10, 300, 50))
     report.gauged(Gauge(1.0, 4, 10, 100, 50))
     assert report.values()["waiting"]["held"] == {"mean": 3.0, "max": 4.0}
+    report.gauged(Gauge(5.0, 0, 0, 0, 50, num=4))
+    assert report.values()["waiting"]["held"] == {"mean": 1.0, "max": 4.0}
+
+
+def test_of_a_gauge_that_stands_for_many_only_those_in_the_window_count():
+    report = Report(scenario(), Window(2.5, 5.5))
+    report.gauged(Gauge(3.0, 6, 0, 0, 50))
+    report.gauged(Gauge(9.0, 0, 0, 0, 50, num=8))  # at 2, 3, ... 9
+    assert report.values()["waiting"]["held"] == {"mean": 1.5, "max": 6.0}
 
 
 def test_energy_and_cost_are_there_where_they_are_known():
@@ -159,6 +170,16 @@ def test_busy_time_of_a_run_is_that_of_its_steps(run: tuple[Report, Everything])
     for place, worker in enumerate(report.values()["by_worker"]):
         busy_s = sum(steps.ended_s - steps.started_s for steps in everything.steps if steps.worker == place)
         assert worker["busy"] * report.duration_s == pytest.approx(busy_s)
+
+
+def test_time_on_the_wire_is_one_whether_requests_or_transfers_are_asked(run: tuple[Report, Everything]):
+    report, everything = run
+    told = report.values()["transfers"]
+    for name in ("wire_s", "exposed_s"):
+        assert told[name] == pytest.approx(sum(getattr(outcome, name) for outcome in everything.outcomes))
+        assert told[name] == pytest.approx(report.values()["phases"][name]["mean"] * 150)
+    assert told["hidden_share"] == pytest.approx(1 - told["exposed_s"] / told["wire_s"])
+    assert all(0 <= outcome.exposed_s <= outcome.wire_s + 1e-9 for outcome in everything.outcomes)
 
 
 def test_there_is_one_gap_for_each_token_but_the_first_and_gaps_take_as_long(run: tuple[Report, Everything]):

@@ -3,7 +3,8 @@
 import pytest
 
 from twinpool.simulator.outcome import Ending
-from twinpool.simulator.tally import MAX_REASONS, Tally
+from twinpool.simulator.reasons import MAX_REASONS, OTHERS
+from twinpool.simulator.tally import TOLD_REASONS, Tally
 
 from .builders import outcome
 
@@ -61,9 +62,16 @@ def test_rates_and_phases():
 
 
 def test_reasons_are_bounded():
-    tally = tally_of(*(outcome(ending=Ending.FAILED, why=f"reason {i}") for i in range(MAX_REASONS + 50)))
-    assert len(tally.reasons) == MAX_REASONS + 1
-    assert tally.reasons["others"] == 50
+    tally = tally_of(*(outcome(ending=Ending.FAILED, why=f"reason-{i}") for i in range(MAX_REASONS + 50)))
+    told = tally.values(1.0)["reasons"]
+    assert len(told) == TOLD_REASONS
+    assert told[OTHERS] == 50
+
+
+def test_reasons_that_differ_in_a_number_are_one():
+    whys = [f"overloaded: the queue is full; retry after {after} s" for after in ("0.5", "12", "3")]
+    tally = tally_of(*(outcome(ending=Ending.REJECTED, why=why) for why in whys))
+    assert tally.values(1.0)["reasons"] == {"overloaded: the queue is full; retry after 0.5 to 12 s": 3}
 
 
 def test_merged_tallies_are_the_tally_of_all():

@@ -52,7 +52,7 @@ def test_each_begin_has_its_end():
     def draw(timeline: Timeline) -> None:
         timeline.ended(outcome())
         timeline.ended(outcome(index=1, ending=Ending.REJECTED, first_token_s=None, why="full"))
-        timeline.transferred(Transfer(0, 0, 1, 0.1, 0.2, 10, 0.0))
+        timeline.transferred(Transfer(0, 0, 1, 0.1, 0.2, 10, 0.1, 0.0))
 
     events = drawn(5, draw)
     begun = sorted((event["id"], event["name"]) for event in events if event["ph"] == "b")
@@ -67,7 +67,7 @@ def test_nothing_is_drawn_once_the_last_of_the_wanted_requests_ended():
         timeline.ended(outcome(index=0))
         timeline.ended(outcome(index=1))
         timeline.stepped(steps(0))
-        timeline.transferred(Transfer(7, 0, 1, 0.1, 0.2, 10, 0.0))
+        timeline.transferred(Transfer(7, 0, 1, 0.1, 0.2, 10, 0.1, 0.0))
 
     events = drawn(2, draw)
     assert sum(event["ph"] == "X" for event in events) == 1

@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from typer.testing import CliRunner
 
 from twinpool.cluster.cli import app
+from twinpool.core.errors import SpecError
 
 YAML = """\
 name: small
@@ -29,6 +31,13 @@ def run(*arguments: str) -> str:
     done = CliRunner().invoke(app, ["simulate", *arguments], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     return done.stdout
+
+
+def told_at_fault(*arguments: str) -> str:
+    """What the command says of input that it refuses, whose exit code is 2."""
+    with pytest.raises(SpecError) as caught:
+        CliRunner().invoke(app, ["simulate", *arguments], catch_exceptions=False)
+    return str(caught.value)
 
 
 def run_json(*arguments: str) -> dict[str, Any]:

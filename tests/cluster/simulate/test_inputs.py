@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from twinpool.cluster.simulate.inputs import read_scenario_options
+from twinpool.cluster.simulate.inputs import read_latency, read_scenario_options
 from twinpool.core.errors import SpecError
 from twinpool.router.latency_table import TableForm
 
@@ -15,16 +15,17 @@ ROWS = "".join(f"m,gpu,1,{p},{b},10,{p * b / 10},{20 + b}\n" for p in (100, 200)
 def test_rows_of_a_table_become_a_form(tmp_path: Path):
     path = tmp_path / "rows.csv"
     path.write_text(HEADER + ROWS)
-    options = read_scenario_options(latency=path, latency_rows="m, gpu")
-    assert isinstance(options.table, TableForm)
-    assert options.table.seconds(100.0, 0.0, 0.0, 0.0) == pytest.approx(0.01)
+    latency = read_latency(path, "m, gpu", 1)
+    assert isinstance(latency.table, TableForm)
+    assert latency.table.seconds(100.0, 0.0, 0.0, 0.0) == pytest.approx(0.01)
+    assert (latency.model, latency.machine, latency.tensor_parallel) == ("m", "gpu", 1)
 
 
 def test_too_few_rows_are_refused_with_the_file(tmp_path: Path):
     path = tmp_path / "rows.csv"
     path.write_text(HEADER + "m,gpu,1,100,1,10,10,20\n")
     with pytest.raises(SpecError, match=r"rows\.csv"):
-        read_scenario_options(latency=path, latency_rows="m,gpu")
+        read_latency(path, "m,gpu", 1)
 
 
 @pytest.mark.parametrize(("text", "expected"), [("auto", "auto"), ("1GiB", 2**30), ("4096", 4096)])
