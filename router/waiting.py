@@ -68,9 +68,7 @@ class _Guest:
 
 
 class WaitingRoom:
-    """Owns the attempts that wait, at most one for each request, and each tenant's counts. Workers are as ``table``
-    says.
-    """
+    """Owns the attempts that wait, at most one for each request, and what each tenant has. ``table`` says who works."""
 
     def __init__(
         self,

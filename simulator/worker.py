@@ -1,4 +1,4 @@
-"""A simulated worker: what gateways order, handoffs ask and its engine reports, as cluster/attempts.py is in a live one.
+"""A simulated worker: what gateways order, handoffs ask and its engine reports, as cluster/attempts.py in a live one.
 
 Every message between processes takes the scenario's time. Decides nothing.
 """

@@ -97,15 +97,12 @@ def sweep_lines(sweep: Values) -> Iterable[str]:
     yield f"{_found_words(sweep)} ({of_seeds})"
     if sweep["is_one_draw"]:
         yield "every seed gave the same: times and lengths are the trace's own, unless --arrivals has them drawn"
+    rise = f"rises by over {sweep['tolerance'] * 100:g} points from one rate to the next"
     if sweep["is_monotone"]:
-        yield "attainment falls from each rate to the next, as the search supposes"
+        yield f"the search supposes that attainment falls with the rate: it nowhere {rise}"
     else:
-        rise = f"{sweep['tolerance']:.0%}"
-        yield f"attainment rises by over {rise} from one rate to a higher one: the search supposes that it falls"
-    yield (
-        "goodput/s: requests that met their goals, over the time until the last of all has ended; "
-        "the shorter the run, the further it is below the rate"
-    )
+        yield f"attainment {rise}, and the search supposes that it falls: look at the curve"
+    yield "goodput/s is over the time until the last answer has ended: the shorter a run, the further below its rate"
 
 
 def _found_words(sweep: Values) -> str:

@@ -96,9 +96,10 @@ async def test_the_goal_class_is_batch_where_there_is_one(
         batch = scan_input(tmp_path / "in")
         with OutputFile(tmp_path / "out", batch.keys) as output:
             tally = start_tally(batch.keys, {}, 0.0)
-            one = BatchRun(batch.lines(without=()), output, tally, RunSettings(goal_class=asked))
+            one = BatchRun(batch.lines(without=()), output, tally, RunSettings(goal_class=asked, tenant="acme"))
             await one.answer_all(cluster.addresses)
             assert one._goal_class == used
+            assert list(cluster.gateway.dispatcher.waiting.tenants()) == ["acme"]
     assert tally.exit_code == 0
 
 

@@ -94,6 +94,17 @@ def test_a_model_without_a_tokenizer_is_asked_and_answers_in_ids() -> None:
     assert f"--- 1: 12 tokens, length\n{second}\n" in several
 
 
+def test_it_is_asked_for_a_tenant_and_by_the_goals_of_a_class() -> None:
+    async def scenario() -> list[str]:
+        async with running(make_plan()) as cluster:
+            options = ("--tenant", "acme", "--address", cluster.addresses[0])
+            await asyncio.to_thread(printed, "--token-ids", "1", "--goal-class", "batch", *options, prompt=())
+            await asyncio.to_thread(refused, "--token-ids", "1", "--goal-class", "none", *options)
+            return list(cluster.gateway.dispatcher.waiting.tenants())
+
+    assert asyncio.run(scenario()) == ["acme"]
+
+
 def test_a_prompt_that_the_gateway_refuses_is_called_the_prompt(tmp_path: Path) -> None:
     async def scenario() -> list[str]:
         async with running(make_plan(1, 1, model=write_text_model(tmp_path))) as cluster:
@@ -138,6 +149,7 @@ def test_a_prompt_is_given_once_and_can_be_read(arguments: tuple[str, ...], stdi
         (("--n", "0"), "sampling.n"),
         (("--stop", ""), "sampling.stop"),
         (("--min-tokens", "200"), "sampling.min_tokens"),
+        (("--tenant", "A b"), "lower-case letters"),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_sent(options: tuple[str, ...], why: str) -> None:

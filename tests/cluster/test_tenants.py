@@ -1,6 +1,7 @@
 """Tenants of a whole cluster: limits, standing and caches, from the YAML's words to what clients and operators see."""
 
 import asyncio
+import json
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,23 @@ def test_a_deadline_of_the_class_holds_for_requests_of_it() -> None:
 def test_a_name_that_is_none_is_refused_before_anything_is_sent(tenant: object) -> None:
     with pytest.raises(InvalidRequest, match="tenant: must be 1 to 40 lower-case letters"):
         AsyncClient("127.0.0.1:1", tenant=tenant)  # type: ignore[arg-type]
+
+
+def test_the_request_log_says_whose_each_request_was_also_of_those_refused(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+
+    async def scenario() -> None:
+        plan = make_plan(tenants=LIMITS, request_log=str(path))
+        async with running(plan) as cluster, of(cluster, "acme") as acme:
+            await cluster.client.generate(PROMPT, max_tokens=2)
+            await acme.generate(PROMPT, max_tokens=10)
+            with pytest.raises(Overloaded):
+                await acme.generate(PROMPT, max_tokens=10)
+
+    run(scenario())
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    told = [(line["tenant"], line["ending"]) for line in lines]
+    assert told == [("", "completed"), ("acme", "completed"), ("acme", "rejected")]
 
 
 def test_the_status_shows_tenants_where_there_are_any(capsys: pytest.CaptureFixture[str]) -> None:

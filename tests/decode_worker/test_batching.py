@@ -252,3 +252,19 @@ def test_the_decision_repeats_until_a_sequence_ends_or_blocks_run_out(running: P
         has_ended = min(remaining for _, remaining in running) == 1
         taken = -(-np.array([tokens + 2 for tokens, _ in running], dtype=np.int64) // BLOCK) - held
         assert has_ended or int(taken.sum()) > free
+
+
+@given(st.lists(st.tuples(st.integers(1, 40), st.integers(0, 3)), min_size=1, max_size=6), st.integers(0, 40))
+def test_steps_end_just_before_the_free_blocks_do_whatever_room_the_rows_have(rows: Pairs, free: int) -> None:
+    """Rows hold up to three blocks more than they need now."""
+    running = [(tokens, 200) for tokens, _ in rows]
+    held = np.array([-(-tokens // BLOCK) + more for tokens, more in rows], dtype=np.int64)
+    plan = decide(make_view(running, [], held_blocks=held, free_blocks=free, total_blocks=10_000), 0.0)
+
+    def missing(steps: int) -> int:
+        needed = np.array([-(-(tokens + steps) // BLOCK) for tokens, _ in rows], dtype=np.int64)
+        return int(np.maximum(0, needed - held).sum())
+
+    if plan.wait is Wait.NOTHING and len(plan.decode_rows) == len(rows) and free >= len(rows):
+        assert missing(plan.repeat) <= free
+        assert plan.repeat == 200 or missing(plan.repeat + 1) > free

@@ -151,3 +151,35 @@ def test_arrays_equal_a_recomputation_after_any_history(events: list[tuple[str, 
             case _:
                 table.drain(worker_id)
         table.check()
+
+
+def test_a_snapshot_stays_as_it_was_and_one_of_an_unchanged_table_shares_its_counts() -> None:
+    table = ViewTable()
+    table.join(worker("a"), now=0.0)
+    first = table.snapshot(now=1.0)
+    assert table.snapshot(now=2.0).counts is first.counts
+    table.add_inflight("a", "r", reserve_blocks=7)
+    assert table.snapshot(now=2.0).reserved_blocks.tolist() == [7]
+    assert first.reserved_blocks.tolist() == [0]
+
+
+def test_the_version_grows_with_every_change_but_signs_of_life() -> None:
+    table = ViewTable()
+    versions = [table.version]
+    for change in (
+        lambda: table.join(worker("a"), now=0.0),
+        lambda: table.update("a", WorkerLoad(version=1), now=1.0),
+        lambda: table.add_inflight("a", "r", prefill_tokens=5),
+        lambda: table.settle("a", "r"),
+        lambda: table.set_role("a", Role.MIXED),
+        lambda: table.drain("a"),
+        lambda: table.lost("a"),
+    ):
+        change()
+        versions.append(table.version)
+    assert versions == sorted(set(versions))
+    table.join(worker("a"), now=2.0)
+    before = table.version
+    table.update("a", WorkerLoad(version=0), now=3.0)
+    table.settle("a", "unknown")
+    assert table.version == before

@@ -1,8 +1,11 @@
 """The waiting room: who is let in, who runs, who pays, and who is told that it is too late."""
 
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from twinpool.core.errors import DeadlineExceeded, InvalidRequest, Overloaded
 from twinpool.core.messages import Goal, Request, Role
@@ -228,3 +231,51 @@ def test_placement_is_told_what_the_class_wants_on_a_miss(monkeypatch: pytest.Mo
     offer(room, placing(standing=Standing(on_miss=OnMiss.REJECT)))
     assert go(room) == ["r"]
     assert seen == [OnMiss.REJECT]
+
+
+LIMITS = {
+    "default": TenantLimits(queue_share=0.5),
+    "acme": TenantLimits(max_running=2, queue_share=0.25, weight=2),
+    "busy": TenantLimits(tokens_per_s=1, burst_tokens=30, queue_share=1.0),
+}
+steps = st.tuples(
+    st.sampled_from(["offer", "offer", "go", "end", "preempt"]),
+    st.sampled_from(["acme", "busy", "other"]),
+    st.integers(1, 4),
+    st.sampled_from([0.0, 1.0, 30.0, -5.0]),
+)
+
+
+@given(st.lists(steps, max_size=40))
+def test_no_bound_is_passed_and_nothing_is_left_whatever_comes(plan: list[tuple[str, str, int, float]]) -> None:
+    room, now, running, number = room_of(6, max_queued=8, tenants=LIMITS), 0.0, dict[str, Placing](), 0
+    known = dict[str, Placing]()
+    for what, tenant, num, jump_s in plan:
+        now += jump_s
+        if what == "offer":
+            number += 1
+            ones = [placing(f"{number}.{one}", standing=Standing(tenant)) for one in range(num)]
+            with suppress(Overloaded, InvalidRequest):
+                offer(room, *ones, now=now)
+                known |= {one.request.request_id: one for one in ones}
+        elif what == "go":
+            running |= {name: known[name] for name in go(room, now)}
+        elif running:
+            name, one = running.popitem()
+            room.table.settle("w", name)
+            room.take(name, now)
+            if what == "preempt":
+                known[name] = replace(one, request=replace(one.request, epoch=one.request.epoch + 1))
+                room.put(known[name], now)
+        retries = sum(one.is_retry for one in known.values())
+        told = room.tenants()
+        assert len(room) <= 8 + 1 + retries  # one of a call may go at once, and finds no place
+        assert sum(counts.running for _, counts in told.values()) >= len(running)
+        if "acme" in told:
+            assert told["acme"][0] <= 2 + 1 + retries
+            assert told["acme"][1].running <= 2
+    for name in known:
+        room.table.settle("w", name)
+        room.take(name, now)
+    assert len(room) == 0
+    assert all((queued, counts.running) == (0, 0) for queued, counts in room.tenants().values())

@@ -114,13 +114,12 @@ def test_a_trace_of_which_nothing_is_left_is_refused(tmp_path: Path):
 
 
 def test_classes_that_the_log_names_and_the_yaml_does_not_are_told_by_line(tmp_path: Path):
+    wrong = ((2, "'chat'"), (3, "'mail'"))
     line = {"twinpool_request_log": 1, "arrival_unix_s": 5, "prompt_tokens": 9, "output_tokens": 2, "max_tokens": 2}
     lines = [json.dumps(line | {"goal_class": name}) for name in ("batch", "chat", "mail")]
     told = told_at_fault(*files(tmp_path, trace="\n".join(lines))).splitlines()
-    assert [one.rpartition("/")[2] for one in told] == [
-        f"t.csv:{number}: is of class {name}; goals has batch, default"
-        for number, name in ((2, "'chat'"), (3, "'mail'"))
-    ]
+    lines = [f"t.csv:{number}: is of class {name}; goals has batch, default" for number, name in wrong]
+    assert [one.rpartition("/")[2] for one in told] == lines
 
 
 def test_rare_requests_take_no_longer_than_frequent_ones(tmp_path: Path):
@@ -154,6 +153,8 @@ def test_a_profile_may_be_named_by_the_option_or_by_the_yaml(tmp_path: Path):
     load = ("--rate", "1", "--duration", "9")
     by_option = run_json(*files(tmp_path), *load, "--latency", str(tmp_path / "p.json"))
     by_yaml = run_json(*files(tmp_path, YAML + "router: {profile: p.json}\n"), *load)
+    assert by_yaml.pop("doubts")[0].startswith("router.profile: step times of m on x")
+    assert by_option.pop("doubts")[0].startswith("--latency: step times of m on x")
     assert by_yaml == by_option
     assert by_yaml["phases"]["prefill_s"]["p50"] > 0.4
 

@@ -27,7 +27,7 @@ def test_a_file_is_replaced_once_all_is_written_and_its_folder_made(tmp_path: Pa
     write(path)
     write(path, "newer\n")
     assert path.read_text() == "newer\n"
-    assert os.listdir(path.parent) == ["log"]
+    assert [each.name for each in path.parent.iterdir()] == ["log"]
 
 
 def test_a_run_that_fails_leaves_what_was_there(tmp_path: Path):
@@ -44,7 +44,7 @@ def test_a_run_that_fails_leaves_what_was_there(tmp_path: Path):
 def test_a_full_disk_is_told_with_the_file_and_changes_no_other_output(tmp_path: Path):
     (tmp_path / "log").write_text("old")
     outputs = Outputs({"--event-log": tmp_path / "log", "--timeline": Path("/dev/full")})
-    with pytest.raises(SpecError, match="^--timeline: /dev/full cannot be written: No space left on device$"):  # noqa: SIM117
+    with pytest.raises(SpecError, match=r"^--timeline: /dev/full cannot be written: No space left on device$"):  # noqa: SIM117
         with outputs:
             for option in ("--event-log", "--timeline"):
                 stream = outputs.stream(option)
@@ -84,7 +84,7 @@ def test_a_descriptor_is_written_on_from_where_it_is(tmp_path: Path):
 def test_a_device_may_be_two_outputs_and_a_file_may_not(tmp_path: Path):
     null = Path("/dev/null")
     check_outputs([("--timeline", null), ("--event-log", null)], [])
-    with pytest.raises(SpecError, match="--event-log: .* is the same file as --timeline"):
+    with pytest.raises(SpecError, match=r"--event-log: .* is the same file as --timeline"):
         check_outputs([("--timeline", tmp_path / "x"), ("--event-log", tmp_path / "." / "y" / ".." / "x")], [])
 
 
@@ -102,9 +102,8 @@ def test_an_input_is_never_written_over_whatever_its_name(tmp_path: Path, option
 def test_a_refused_run_leaves_its_outputs_as_they_were(tmp_path: Path):
     log = tmp_path / "log"
     log.write_text("old")
-    told_at_fault(
-        *files(tmp_path, trace=LENGTHS + "5000,1\n"), "--rate", "10", "--requests", "99", "--event-log", str(log)
-    )
+    arguments = files(tmp_path, trace=LENGTHS + "5000,1\n")
+    told_at_fault(*arguments, "--rate", "10", "--requests", "99", "--event-log", str(log))
     assert log.read_text() == "old"
     run(*files(tmp_path), *LOAD, "--event-log", str(log))
     assert log.read_text().startswith("'offered' 0 ")

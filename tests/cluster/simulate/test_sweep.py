@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from twinpool.cluster.simulate.table import sweep_lines
+
 from .builders import files, run, run_json, told_at_fault
 
 
@@ -55,8 +57,8 @@ def test_a_sweep_prints_its_curve_its_rule_and_what_it_found(tmp_path: Path):
     printed = run(*files(tmp_path), "--requests", "30", "--sweep", "rate=10:20")
     assert "of each seed" in printed
     assert "20 requests/s, the highest, is still met for 90% or more: raise it (mean of seeds 0 to 2)" in printed
-    assert "attainment falls from each rate to the next" in printed
-    assert "goodput/s: requests that met their goals" in printed
+    assert "it nowhere rises by over 2 points" in printed
+    assert "goodput/s is over the time until" in printed
     assert "small (1 prefill, 2 decode; slo) on t.csv, at 20 requests/s with seed 0" in printed
 
 
@@ -75,8 +77,10 @@ def test_seeds_that_change_nothing_are_told(tmp_path: Path):
 def test_requests_that_only_a_later_seed_draws_are_refused_before_the_first_run(tmp_path: Path):
     trace = "prompt_tokens,output_tokens\n" + "10,5\n" * 60 + "5000,5\n"
     arguments = (*files(tmp_path, trace=trace), "--requests", "10")
-    assert run_json(*arguments, "--rate", "10", "--seed", "0")["completed"] == 10
-    assert ":32: has 5000 + 5 tokens" in told_at_fault(*arguments, "--sweep", "rate=10:10", "--seeds", "20")
+    assert run_json(*arguments, "--rate", "10", "--seed", "10")["completed"] == 10
+    told = told_at_fault(*arguments, "--sweep", "rate=10:10", "--seed", "10")
+    assert ":62: has 5000 + 5 tokens" in told
+    assert "seed" not in told  # of no run
 
 
 @pytest.mark.parametrize(
@@ -95,3 +99,11 @@ def test_a_sweep_that_makes_no_sense_is_refused_in_one_line(tmp_path: Path, opti
     said = told_at_fault(*files(tmp_path), *options)
     assert told in said
     assert "\n" not in said
+
+
+def test_a_curve_that_rises_is_told():
+    point = {"rate_rps": 1.0, "slo_attainment": 0.5}
+    sweep = {"rate_rps": None, "attainment": 0.999, "seeds": [3], "is_one_draw": False, "points": [point]}
+    told = list(sweep_lines(sweep | {"is_monotone": False, "tolerance": 0.02}))
+    assert told[0] == "even 1 requests/s, the lowest, is met for less than 99.9% (seed 3 alone: try --seeds 3)"
+    assert told[1].startswith("attainment rises by over 2 points from one rate to the next")
