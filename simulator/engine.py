@@ -4,11 +4,9 @@ Decisions are those of decode_worker/batching.py and prefill_worker/batching.py.
 run in one go, and cut short at the next step's end when something happens. Knows no peer and no gateway.
 """
 
-import math
 import random
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -22,7 +20,8 @@ from twinpool.simulator.observer import Steps
 from twinpool.simulator.pool import CountedPool
 from twinpool.simulator.prompt_queue import Prompt, PromptQueue
 from twinpool.simulator.scenario import Scenario, SimulatedWorker
-from twinpool.simulator.world import Timer, World
+from twinpool.simulator.step_run import MOST_STEPS, StepRun, draw_mean_noise
+from twinpool.simulator.world import World
 
 Counts = tuple[int, int, int, int, int, int, int, int, int, str]  # the fields of WorkerLoad after its version
 
@@ -42,22 +41,6 @@ class EngineEvents(Protocol):
     def stepped(self, steps: Steps) -> None: ...
 
 
-@dataclass(slots=True)
-class _Run:
-    """Steps under way, and how long they take: ``factor`` times what the form says."""
-
-    started_s: float
-    num_steps: int
-    factor: float
-    rows: NDArray[np.intp]
-    context_tokens: int  # of the rows, when the first step began
-    prompts: list[Prompt]
-    prompt_tokens: int = 0  # of all chunks
-    timer: Timer | None = None
-    is_cut: bool = False
-    first_end: int = 0  # steps until the first answer of the rows is complete
-
-
 class SimulatedEngine:
     """Owns a worker's pool, its rows and its prompts. ``slowness`` may be set at any time, for steps to come."""
 
@@ -68,6 +51,7 @@ class SimulatedEngine:
         self._world = world
         self._place = place
         self._form = kind.truth
+        self._send_s, self._join_s = kind.send_s, kind.join_s
         self._block_tokens = kind.block_tokens
         self._chunk_tokens = scenario.chunk_tokens
         self._events = events
@@ -79,9 +63,11 @@ class SimulatedEngine:
         self.rows = DecodeRows(self.pool, kind.block_tokens, scenario.max_running)
         self.prompts = PromptQueue(self.pool, kind.block_tokens, int(scenario.parked_share * kind.num_blocks))
         self._demoting: set[Attempt] = set()
+        self._num_joining = 0  # sequences that have arrived since the last step
+        self._loads_to_tell = 0  # one by one, as an order has come
         self._wait = Wait.NOTHING
         self._inbox: deque[Callable[[], None]] = deque()
-        self._run: _Run | None = None
+        self._run: StepRun | None = None
         self._is_turning = False
         self._is_dead = False
 
@@ -102,6 +88,17 @@ class SimulatedEngine:
         else:
             self.prompts.submit(Prompt(attempt, destination, came_s))
 
+    def ordered(self) -> None:
+        """A gateway's order has come, which the gateway counts itself until two more loads have: so the next two are
+        told after one step each, as a live engine tells all of them."""
+        self._loads_to_tell = 2
+        if self._run is not None:
+            self._cut(self._run)
+
+    def adopt(self, attempt: Attempt) -> None:
+        """All KV of a handoff has arrived, or it is gone."""
+        self._num_joining += self.rows.ready(attempt)
+
     def granted(self, attempt: Attempt) -> bool:
         """A decode worker has room for this handoff. False: it is gone."""
         self._demoting.discard(attempt)
@@ -119,12 +116,13 @@ class SimulatedEngine:
 
     def kill(self) -> list[tuple[Attempt, int]]:
         """The process dies: whoever was here, with the tokens of its whole answer that had been said by now."""
-        num_done = 0
-        if self._run is not None:
-            assert self._run.timer is not None
-            self._run.timer.cancel()
-            num_done = 0 if self._run.prompts else self._steps_done(self._run)
-        stepping = set() if self._run is None else set(self._run.rows.tolist())
+        run, num_done = self._run, 0
+        stepping = set[int]()
+        if run is not None:
+            assert run.timer is not None
+            run.timer.cancel()
+            num_done = self._tell_broken(run)
+            stepping.update(run.rows.tolist())
         said = {}
         for place, row in enumerate(self.rows.all_rows()):
             said[row.attempt] = self.rows.tokens_said(row) + (num_done if place in stepping else 0)
@@ -159,7 +157,7 @@ class SimulatedEngine:
         prefill_plan = self._decide_prefill(plan, now)
         self._wait = plan.wait or prefill_plan.wait
         if not len(indices) and not prefill_plan.chunks:
-            self._events.published()
+            self._publish()
             return bool(plan.preempt) or bool(self._inbox)
         self._begin(indices, prefill_plan, plan.repeat)
         return True
@@ -226,69 +224,52 @@ class SimulatedEngine:
         if len(indices):
             first_end, context = self.rows.outlook(indices)
             # Whether a prompt may start is asked anew before each step, as the forecast moves a little with every one.
-            num_steps = 1 if self.prompts.num_waiting else min(repeat, first_end)
-        run = _Run(now, num_steps, self._draw_factor(num_steps), indices, context, [prompt for prompt, _ in chosen])
-        run.first_end = first_end
-        run.prompt_tokens = sum(prompt.chunk_tokens for prompt in run.prompts) if chosen else 0
+            is_single = self.prompts.num_waiting or self._loads_to_tell
+            num_steps = 1 if is_single else min(repeat, first_end, MOST_STEPS)
+        noise = draw_mean_noise(self._random, self._noise, num_steps)
+        prompts = [prompt for prompt, _ in chosen]
+        factor, extra_s = self.slowness / self._speed, self._take_extra_s(prompts)
+        run = StepRun(self._form, factor, now, num_steps, indices, context, prompts, extra_s, noise, first_end)
         self._run = run
-        ends_s = now + self._seconds(run, num_steps)
+        ends_s = now + run.seconds(num_steps)
         run.timer = self._world.at(ends_s, self._complete)
         if len(indices):
             self._events.stepping()
-        for prompt in run.prompts:
+        for prompt in prompts:
             if prompt.destination is Destination.HANDOFF:
                 self._events.computing(prompt, now, ends_s)
 
-    def _draw_factor(self, num_steps: int) -> float:
-        """Slowness and noise of so many steps; their noise averages out."""
-        factor = self.slowness / self._speed
-        if not self._noise:
-            return factor
-        sigma = self._noise / math.sqrt(num_steps)
-        return factor * math.exp(sigma * self._random.gauss(0.0, 1.0) - sigma * sigma / 2)
-
-    def _seconds(self, run: _Run, num_steps: int) -> float:
-        batch = len(run.rows)
-        if not run.prompts:
-            return run.factor * self._form.decode_seconds(run.context_tokens + batch, batch, num_steps)
-        squares = sum(
-            (prompt.num_computed + prompt.chunk_tokens) ** 2 - prompt.num_computed**2 for prompt in run.prompts
-        )
-        context = float(run.context_tokens + batch)
-        return run.factor * self._form.seconds(float(run.prompt_tokens), float(squares), context, float(batch))
+    def _take_extra_s(self, prompts: list[Prompt]) -> float:
+        """What the next step takes for handoffs that arrived before it, and for those whose prompts it completes."""
+        extra_s, self._num_joining = self._num_joining * self._join_s, 0
+        if self._send_s:
+            for prompt in prompts:
+                if prompt.destination is Destination.HANDOFF and prompt.chunk_tokens == prompt.remaining_tokens:
+                    extra_s += self._send_s
+        return extra_s
 
     def first_step_ends_s(self) -> float:
         """When the first of the steps under way is over."""
         assert self._run is not None
-        return self._run.started_s + self._seconds(self._run, 1)
+        return self._run.started_s + self._run.seconds(1)
 
-    def _steps_done(self, run: _Run) -> int:
-        """How many of a run's steps are over by now: as many as took the same share of its time, give or take a few."""
-        elapsed_s = self._world.now - run.started_s
-        num_done = min(run.num_steps, int(run.num_steps * elapsed_s / self._seconds(run, run.num_steps)))
-        while num_done < run.num_steps and self._seconds(run, num_done + 1) <= elapsed_s:
-            num_done += 1
-        while num_done and self._seconds(run, num_done) > elapsed_s:
-            num_done -= 1
-        return num_done
-
-    def _cut(self, run: _Run) -> None:
+    def _cut(self, run: StepRun) -> None:
         """Let the run end with the step under way."""
         if run.num_steps == 1 or run.is_cut:
             return
         run.is_cut = True
-        num_steps = min(run.num_steps, self._steps_done(run) + 1)
+        num_steps = min(run.num_steps, run.steps_done(self._world.now) + 1)
         if num_steps < run.num_steps:
             assert run.timer is not None
             run.timer.cancel()
             run.num_steps = num_steps
-            run.timer = self._world.at(run.started_s + self._seconds(run, num_steps), self._complete)
+            run.timer = self._world.at(run.started_s + run.seconds(num_steps), self._complete)
 
     def _complete(self) -> None:
         run, self._run = self._run, None
         assert run is not None
         self._is_turning = True  # what is posted meanwhile waits for the turn below
-        self._tell_steps(run)
+        self._tell_steps(run, run.started_s, self._world.now, run.num_steps, 0)
         if len(run.rows):
             self.rows.stepped(run.rows, run.num_steps)
             for row in self.rows.complete(run.rows) if run.num_steps == run.first_end else ():
@@ -299,23 +280,29 @@ class SimulatedEngine:
         for prompt in run.prompts:
             if not prompt.remaining_tokens and self.prompts.find(prompt.attempt) is prompt:
                 self._first_token(prompt)
-        self._events.published()
+        self._publish()
         self._turn()
 
-    def _tell_steps(self, run: _Run) -> None:
-        self._events.stepped(
-            Steps(
-                self._place,
-                run.started_s,
-                self._world.now,
-                run.num_steps,
-                run.prompt_tokens,
-                len(run.prompts),
-                len(run.rows),
-                run.context_tokens,
-                self.pool.num_held,
-            )
-        )
+    def _tell_steps(self, run: StepRun, started_s: float, ended_s: float, num_steps: int, num_before: int) -> None:
+        """Tell of some of a run's steps, which others came before."""
+        batch = len(run.rows)
+        context_tokens, held_blocks = run.context_tokens + batch * num_before, self.pool.num_held
+        prefill_tokens = run.prompt_tokens if run.prompts else 0
+        told = (self._place, started_s, ended_s, num_steps, prefill_tokens, len(run.prompts), batch)
+        self._events.stepped(Steps(*told, context_tokens, held_blocks))
+
+    def _tell_broken(self, run: StepRun) -> int:
+        """Tell of the steps of a run that ends now with its worker, and of the last one, which it breaks off.
+
+        Returns how many there were beside that one.
+        """
+        now, num_done = self._world.now, 0 if run.prompts else run.steps_done(self._world.now)
+        broken_s = run.started_s + (run.seconds(num_done) if num_done else 0.0)
+        if num_done:
+            self._tell_steps(run, run.started_s, broken_s, num_done, 0)
+        if broken_s < now:
+            self._tell_steps(run, broken_s, now, 0, num_done)
+        return num_done
 
     def _first_token(self, prompt: Prompt) -> None:
         self.prompts.finish(prompt)
@@ -333,6 +320,10 @@ class SimulatedEngine:
     def _is_over(attempt: Attempt) -> bool:
         """Whether the token that its prefill samples is the last."""
         return attempt.first_index + 1 >= attempt.output_tokens
+
+    def _publish(self) -> None:
+        self._loads_to_tell = max(0, self._loads_to_tell - 1)
+        self._events.published()
 
     # --- what is known --------------------------------------------------------------------------------------------
 

@@ -11,8 +11,8 @@ from twinpool.simulator.outcome import Outcome
 class Steps(NamedTuple):
     """Engine steps of one worker, one after another, whose decision stayed the same.
 
-    Only the last of them may hold chunks of prompts; where ``prefill_tokens`` is over 0, ``num_steps`` is 1. The
-    ``num_steps`` steps took about equally long.
+    Where ``prefill_tokens`` is over 0, ``num_steps`` is 1. Several took about equally long. With ``num_steps`` 0 it is a
+    step that its worker's end broke off: nothing came of it. What ran before it is told with it.
     """
 
     worker: int  # place in Scenario.workers

@@ -39,6 +39,8 @@ class WorkerKind:
     nic_bytes_per_s: float = 5e9  # each way, shared by all handoffs of the worker
     link_latency_s: float = 1e-3  # of one handoff, beside its bytes
     layer_groups: int = 8  # that a step's KV leaves in
+    send_s: float = 0.0  # by which the last step of a prompt that is handed over is longer
+    join_s: float = 0.0  # by which the first step of each sequence that arrived by a handoff is longer
     power: PowerForm | None = None
     price_per_hour: float = 0.0  # of the whole worker
 
@@ -97,7 +99,7 @@ class Scenario:
     parked_share: float = 0.3
     prefix_cache: PrefixCache = PrefixCache.OFF
     hash_tokens: int = 512  # of the pieces that a trace's hashes name
-    step_noise: float = 0.0  # standard deviation of a step's time over its mean; drawn lognormally
+    step_noise: float = 0.0  # sigma of the lognormal, of mean 1, that each step's time is multiplied by
     max_attempts: int = 3
     faults: tuple[Fault, ...] = ()
     seed: int = 0

@@ -41,7 +41,7 @@ class Timeline(Observer):
 
     def stepped(self, steps: Steps) -> None:
         if self._unended:
-            args = {**steps._asdict(), "seconds_each": (steps.ended_s - steps.started_s) / steps.num_steps}
+            args = {**steps._asdict(), "seconds_each": (steps.ended_s - steps.started_s) / max(1, steps.num_steps)}
             for told in ("worker", "started_s", "ended_s"):
                 del args[told]
             self._slice(steps.worker + 2, _step_name(steps), steps.started_s, steps.ended_s, args)
@@ -113,6 +113,7 @@ def _step_name(steps: Steps) -> str:
     parts = [f"prefill {steps.prefill_tokens}"] if steps.prefill_tokens else []
     parts += [f"decode x{steps.batch}"] if steps.batch else []
     parts += [f"{steps.num_steps} steps"] if steps.num_steps > 1 else []
+    parts += ["broken off"] if not steps.num_steps else []
     return ", ".join(parts)
 
 

@@ -59,6 +59,7 @@ def make_kind(spec: ClusterSpec, role: Role, sources: Sources) -> WorkerKind:
     gpus = pool.tensor_parallel * pool.pipeline_parallel
     gpu = None if pool.hardware is None else GPUS[pool.hardware]
     link = _link(sources, name, gpu, gpus)
+    measured = None if sources.profile is None else sources.profile.of_kind(name)
     return WorkerKind(
         name=name,
         truth=_steps(spec, role, name, sources),
@@ -69,6 +70,8 @@ def make_kind(spec: ClusterSpec, role: Role, sources: Sources) -> WorkerKind:
         nic_bytes_per_s=link.bytes_per_s,
         link_latency_s=link.latency_s,
         layer_groups=max(1, min(MAX_LAYER_GROUPS, shape.kv_layout.num_layers)),
+        send_s=0.0 if measured is None else measured.send_s,
+        join_s=0.0 if measured is None else measured.join_s,
         power=None if gpu is None else power_form(gpu, gpus),
         price_per_hour=gpus * gpu.price_per_hour if gpu is not None and gpu.price_per_hour is not None else 0.0,
     )

@@ -115,6 +115,7 @@ class WorkerProcess:
         if self.is_dead:
             return
         self._know(attempt)
+        self.engine.ordered()
         if parked is not None:
             assert target is not None
             self.engine.post(partial(self._retarget, parked, attempt, target))
@@ -134,6 +135,7 @@ class WorkerProcess:
         self._know(attempt)
         self._expected[attempt] = -(-attempt.request.peak_tokens // self._kind.block_tokens)
         self._sources[attempt] = source
+        self.engine.ordered()
 
     def cancel(self, gateway: int, request_id: str) -> None:
         """Stop all attempts of a request."""
@@ -255,7 +257,7 @@ class WorkerProcess:
             return
         source = self._neighbours.peer(self._sources.pop(attempt))
         self._landed[attempt] = sending
-        self.engine.post(partial(self.engine.rows.ready, attempt))
+        self.engine.post(partial(self.engine.adopt, attempt))
         self._send(lambda: source.acknowledged(attempt))
 
     # --- what the engine reports ----------------------------------------------------------------------------------

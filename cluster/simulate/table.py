@@ -26,6 +26,7 @@ PHASES = (
     ("wire_s", "KV bytes on the wire"),
     ("exposed_s", "of these, after the prefill"),
 )
+LUCK = 0.1  # seeds that differ by so large a share of the requests are worth a word
 SWEPT = ("goodput/s", "TTFT p90", "TPOT p90", "busiest pool")
 
 
@@ -97,12 +98,24 @@ def sweep_lines(sweep: Values) -> Iterable[str]:
     yield f"{_found_words(sweep)} ({of_seeds})"
     if sweep["is_one_draw"]:
         yield "every seed gave the same: times and lengths are the trace's own, unless --arrivals has them drawn"
+    if told := _luck_words(sweep):
+        yield told
     rise = f"rises by over {sweep['tolerance'] * 100:g} points from one rate to the next"
     if sweep["is_monotone"]:
         yield f"the search supposes that attainment falls with the rate: it nowhere {rise}"
     else:
         yield f"attainment {rise}, and the search supposes that it falls: look at the curve"
     yield "goodput/s is over the time until the last answer has ended: the shorter a run, the further below its rate"
+
+
+def _luck_words(sweep: Values) -> str:
+    """How much chance has to do with the rate found; nothing where seeds agree on both sides of the edge."""
+    edge = [point for point in sweep["points"] if point["rate_rps"] in (sweep["rate_rps"], sweep["missed_rps"])]
+    spread = max((point["slo_attainment_most"] - point["slo_attainment_least"] for point in edge), default=0.0)
+    if spread < LUCK:
+        return ""
+    points = f"{spread * 100:.0f} points"
+    return f"at this edge seeds differ by {points}: stay below it, or ask for more --seeds and longer runs"
 
 
 def _found_words(sweep: Values) -> str:

@@ -102,8 +102,19 @@ def test_a_sweep_that_makes_no_sense_is_refused_in_one_line(tmp_path: Path, opti
 
 
 def test_a_curve_that_rises_is_told():
-    point = {"rate_rps": 1.0, "slo_attainment": 0.5}
-    sweep = {"rate_rps": None, "attainment": 0.999, "seeds": [3], "is_one_draw": False, "points": [point]}
+    point = {"rate_rps": 1.0, "slo_attainment_least": 0.5, "slo_attainment_most": 0.59}
+    sweep = {"rate_rps": None, "missed_rps": 1.0, "attainment": 0.999, "seeds": [3], "points": [point]}
+    sweep |= {"is_one_draw": False}
     told = list(sweep_lines(sweep | {"is_monotone": False, "tolerance": 0.02}))
     assert told[0] == "even 1 requests/s, the lowest, is met for less than 99.9% (seed 3 alone: try --seeds 3)"
     assert told[1].startswith("attainment rises by over 2 points from one rate to the next")
+
+
+def test_an_edge_where_seeds_disagree_is_told():
+    points = [{"rate_rps": rate, "slo_attainment_least": 0.3, "slo_attainment_most": 0.95} for rate in (1.0, 2.0, 3.0)]
+    points[0]["slo_attainment_least"] = 0.94
+    sweep = {"rate_rps": 1.0, "missed_rps": 2.0, "attainment": 0.9, "seeds": [0, 1], "points": points}
+    sweep |= {"is_one_draw": False, "is_bounded": True, "is_monotone": True, "tolerance": 0.02}
+    assert "at this edge seeds differ by 65 points: stay below it" in list(sweep_lines(sweep))[1]
+    points[1]["slo_attainment_least"] = 0.9
+    assert not any("edge" in line for line in sweep_lines(sweep))
