@@ -26,7 +26,7 @@ from twinpool.router.recovery import Decision, GiveUp, Retarget, Retry
 from twinpool.router.refusals import rejection
 from twinpool.router.route import PlacementSettings, Reject, Route
 from twinpool.router.standing import USUAL, Standing
-from twinpool.router.views import ViewTable
+from twinpool.router.view_table import ViewTable
 from twinpool.router.waiting import Placing, WaitingRoom
 
 log = logging.getLogger(__name__)

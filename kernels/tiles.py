@@ -86,7 +86,7 @@ def choose_prefill_tiles(gpu: Gpu, head_dim: int, dtype: torch.dtype) -> Tiles:
     """Tiles for long runs of queries."""
     wide = head_dim > 128
     if dtype == torch.float32:
-        return Tiles(16, 16, 4, 2, "ieee")
+        return Tiles(32, 16, 8, 2, "ieee") if 64 < head_dim <= 128 else Tiles(16, 16, 4, 2, "ieee")
     if gpu.backend == "hip":
         return Tiles(64 if wide else 128, 32 if wide else 64, 4, 2, "ieee")
     if gpu.is_ampere:

@@ -61,7 +61,10 @@ class Retarget:
 
 @dataclass(frozen=True, slots=True)
 class Demote:
-    """Source: the engine asks for the room of KV that waits for a grant. Refused (ignored) while anything is sent."""
+    """Source: the engine asks for the room of KV that waits for a grant. Ignored if there is one: the engine hears of it.
+
+    KV that is on its way to a target no more, or not yet to the next one, is given up once what is outstanding is over.
+    """
 
     reason: str
 

@@ -80,16 +80,23 @@ class GlooWire:
 
     def cancel(self) -> None:
         """See Wire. A receive that expires has gloo close the connection at once, which nothing else does."""
-        never = np.empty(HEADER_BYTES, dtype=np.uint8)
         with self._ending:
-            if self._group is not None:
-                with contextlib.suppress(RuntimeError):  # it has expired, or the connection was closed already
-                    self._group.recv([self._from_numpy(never)], self._peer, _CANCEL_TAG).wait(_SOON)
+            self._disconnect()
 
     def close(self) -> None:
-        """See Wire."""
+        """See Wire. To forget the group is not enough: its connection lasts as long as anybody holds a message of it,
+        as an error's traceback does.
+        """
         with self._ending:
+            self._disconnect()
             self._group = None
+
+    def _disconnect(self) -> None:
+        if self._group is None:
+            return
+        never = np.empty(HEADER_BYTES, dtype=np.uint8)
+        with contextlib.suppress(RuntimeError):  # it has expired, or the connection was closed already
+            self._group.recv([self._from_numpy(never)], self._peer, _CANCEL_TAG).wait(_SOON)
 
 
 def _wait(works: Sequence[Any], deadline: float) -> None:

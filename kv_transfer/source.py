@@ -130,8 +130,8 @@ class SourceHandoff:
             case Retarget(epoch, codec):
                 return self._retarget(epoch, codec, now)
             case Demote(reason):
-                waiting = self.phase in (SourcePhase.WAITING, SourcePhase.PARKED)
-                return self._end(FailureKind.PREEMPTED, reason, now) if waiting else []
+                is_granted = self.phase in (SourcePhase.STREAMING, SourcePhase.SEALED)
+                return [] if is_granted else self._end(FailureKind.PREEMPTED, reason, now)
             case ComputeFailed(reason):
                 return self._end(FailureKind.INTERNAL, reason, now)
             case Cancel(reason):

@@ -12,9 +12,12 @@ from numpy.typing import NDArray
 from twinpool.router.candidates import Candidates, Workers, find_candidates
 from twinpool.router.demand import Demand
 from twinpool.router.prefix_aware import prefix_cost
-from twinpool.router.pricing import Prices, price, violation
+from twinpool.router.pricing import Prices, Seconds, price, violation
 from twinpool.router.route import Hold, PlacementSettings, Policy, Reject, Route
 from twinpool.router.views import ClusterView
+
+MARGIN = 0.95  # of each goal is planned for: predictions err
+ANSWER_TOKENS = 64.0  # over which a stall of others is spread, as TPOT is a mean over an answer
 
 
 def place(demand: Demand, view: ClusterView, settings: PlacementSettings, turn: int = 0) -> Route | Hold | Reject:
@@ -55,7 +58,8 @@ class _Order:
         if self.first_by is not None:
             firsts = self.first_by[workers]
             workers = workers[firsts == firsts[firsts.argmin()]]
-        return workers[self.by[workers].argmin()]
+        best: np.intp = workers[self.by[workers].argmin()]
+        return best
 
 
 def _best_pair(found: Candidates, prefill_by: _Order, decode_by: _Order) -> tuple[np.intp, np.intp] | None:
@@ -114,64 +118,82 @@ class _Plan:
     tpot_s: float
     late: float  # by how much of each goal it misses; 0: met
     slow: float
+    harm: float  # the same of the others that decode there, added up, as far as this plan brings it about
     cost_s: float  # seconds that this request and those already there wait because of the plan
 
+    @property
+    def misses(self) -> float:
+        return self.late + self.slow + self.harm
+
     def describe(self) -> str:
-        met = " and ".join(name for name, missed in (("ttft", self.late), ("tpot", self.slow)) if missed)
-        verdict = f"misses {met} by the least" if met else "meets its goals for the least time"
+        reasons = (("ttft", self.late), ("tpot", self.slow), ("others' tpot", self.harm))
+        missed = " and ".join(name for name, amount in reasons if amount)
+        verdict = f"misses {missed} by the least" if missed else "meets its goals for the least time"
         return f"{verdict}: ttft {self.ttft_s:.3g} s, tpot {self.tpot_s:.3g} s, cost {self.cost_s:.3g} s"
 
 
 def _slo(demand: Demand, view: ClusterView, found: Candidates, settings: PlacementSettings) -> Route:
-    """Of the plans that meet both goals the one that costs the least time, or else the one that misses by the least.
+    """Of the plans that meet all goals the one that costs the least time, or else the one that misses by the least.
 
-    Prefill goes where the first token comes soonest, counting what the running sequences there lose. Decode goes to
-    the fullest worker that still keeps its pace with one more sequence, so that emptier ones stay free for tight goals.
-    A local plan saves the transfer and disturbs the sequences around it. Ties go to the pair, then to the smaller id.
+    Misses are those of this request and, added up, of all that decode where it would: so a plan is not taken to be
+    cheap because others pay for it. Prefill goes where the first token comes soonest, counting what the running
+    sequences there lose. Decode goes to the fullest worker that still keeps everybody's pace, so that emptier ones stay
+    free for tight goals. A local plan saves the transfer, and stalls the sequences around it for as long as its prefill
+    takes. Ties go to the pair, then to the smaller id.
     """
     prices = price(demand, view, settings.latency, settings.latencies)
-    late = violation(prices.ttft_s, demand.goal.ttft_s)
+    late = violation(prices.ttft_s, MARGIN * demand.goal.ttft_s)
     by_ttft = _Order(prices.prefill_cost_s, first_by=late)
     plans = []
     if len(found.prefill) and len(found.decode):
-        exposed_tpot_s = prices.exposed_tpot_s[by_ttft.best(found.prefill)]
-        slow = violation(prices.tpot_s + exposed_tpot_s, demand.goal.tpot_s)
+        slow = _slow(demand, prices.tpot_s + prices.exposed_tpot_s[by_ttft.best(found.prefill)])
+        harm = _harm(demand, prices, stall_s=0.0)
         spare = view.total_blocks - view.peak_blocks - view.reserved_blocks
-        pair = _best_pair(found, by_ttft, _Order(spare, first_by=slow))
+        pair = _best_pair(found, by_ttft, _Order(spare, first_by=slow + harm))
         if pair is not None:
-            plans.append(_plan_pair(demand, prices, *pair))
+            plans.append(_plan_pair(prices, *pair, late, slow, harm))
     if len(found.local):
-        by_both = _Order(prices.prefill_cost_s, first_by=late + violation(prices.tpot_s, demand.goal.tpot_s))
-        plans.append(_plan_alone(demand, prices, by_both.best(found.local), decodes=True))
+        slow, harm = _slow(demand, prices.tpot_s), _harm(demand, prices, stall_s=prices.stall_s / ANSWER_TOKENS)
+        worker = _Order(prices.prefill_cost_s, first_by=late + slow + harm).best(found.local)
+        plans.append(_plan_local(prices, worker, late, slow, harm))
     if not plans:
-        plans.append(_plan_alone(demand, prices, by_ttft.best(found.prefill), decodes=False))
-    best = min(plans, key=lambda plan: (plan.late + plan.slow, plan.cost_s))
+        return _plan_prefill(view, prices, by_ttft.best(found.prefill), late)
+    best = min(plans, key=lambda plan: (plan.misses, plan.cost_s))
     return _route(view, best.prefill, best.decode, best.describe())
 
 
-def _plan_pair(demand: Demand, prices: Prices, prefill: np.intp, decode: np.intp) -> _Plan:
-    ttft_s, tpot_s = prices.ttft_s[prefill], prices.tpot_s[decode] + prices.exposed_tpot_s[prefill]
+def _slow(demand: Demand, tpot_s: Seconds) -> Seconds:
+    """[N] By how much of its TPOT goal a request misses it."""
+    return violation(tpot_s, MARGIN * demand.goal.tpot_s)
+
+
+def _harm(demand: Demand, prices: Prices, *, stall_s: float | Seconds) -> Seconds:
+    """[N] The same of the others that decode there, added up, as far as this request brings it about.
+
+    Their goals are taken to be as its own. ``stall_s`` comes to each of their gaps, beside the larger batch.
+    """
+    return prices.others * (_slow(demand, prices.tpot_s + stall_s) - _slow(demand, prices.tpot_before_s))
+
+
+def _plan_pair(prices: Prices, prefill: np.intp, decode: np.intp, late: Seconds, slow: Seconds, harm: Seconds) -> _Plan:
+    tpot_s = prices.tpot_s[decode] + prices.exposed_tpot_s[prefill]
     cost_s = prices.prefill_cost_s[prefill] + prices.exposed_s[prefill]
-    return _judged(demand, prefill, decode, ttft_s, tpot_s, cost_s)
+    misses = float(late[prefill]), float(slow[decode]), float(harm[decode])
+    return _Plan(prefill, decode, float(prices.ttft_s[prefill]), float(tpot_s), *misses, float(cost_s))
 
 
-def _plan_alone(demand: Demand, prices: Prices, worker: np.intp, *, decodes: bool) -> _Plan:
-    tpot_s = prices.tpot_s[worker] if decodes else np.float64(0)
-    cost_s = prices.prefill_cost_s[worker]
-    return _judged(demand, worker, worker if decodes else None, prices.ttft_s[worker], tpot_s, cost_s)
+def _plan_local(prices: Prices, worker: np.intp, late: Seconds, slow: Seconds, harm: Seconds) -> _Plan:
+    misses = float(late[worker]), float(slow[worker]), float(harm[worker])
+    predicted_s = float(prices.ttft_s[worker]), float(prices.tpot_s[worker])
+    return _Plan(worker, worker, *predicted_s, *misses, float(prices.prefill_cost_s[worker]))
 
 
-def _judged(
-    demand: Demand,
-    prefill: np.intp,
-    decode: np.intp | None,
-    ttft_s: np.float64,
-    tpot_s: np.float64,
-    cost_s: np.float64,
-) -> _Plan:
-    late = max(0.0, float(ttft_s) / demand.goal.ttft_s - 1.0)  # `violation`, of a number
-    slow = max(0.0, float(tpot_s) / demand.goal.tpot_s - 1.0)
-    return _Plan(prefill, decode, float(ttft_s), float(tpot_s), late, slow, float(cost_s))
+def _plan_prefill(view: ClusterView, prices: Prices, worker: np.intp, late: Seconds) -> Route:
+    """With no token left to decode."""
+    ttft_s, cost_s = float(prices.ttft_s[worker]), float(prices.prefill_cost_s[worker])
+    return _route(
+        view, worker, None, _Plan(worker, None, ttft_s, 0.0, float(late[worker]), 0.0, 0.0, cost_s).describe()
+    )
 
 
 def _route(view: ClusterView, prefill: np.intp, decode: np.intp | None, why: str) -> Route:

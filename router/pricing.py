@@ -27,6 +27,9 @@ class Prices:
     ttft_s: Seconds  # [N] arrival to first token, if prefilled there
     prefill_cost_s: Seconds  # [N] ttft_s, and what that prefill takes from all sequences decoding there
     tpot_s: Seconds  # [N] mean gap, if it decodes there
+    tpot_before_s: Seconds  # [N] mean gap there without it
+    others: Seconds  # [N] sequences that decode there, or are to
+    stall_s: Seconds  # [N] what its prefill takes from each of those, if prefilled there
     exposed_s: Seconds  # [N] of the transfer, after the prefill, if prefilled there and decoded elsewhere
     exposed_tpot_s: Seconds  # [N] the same as a share of the mean gap
 
@@ -60,7 +63,7 @@ def price(
     models = [latencies.get(kind, latency) for kind in view.kinds]
     if all(model is models[0] for model in models):
         return Prices(*_price_kind(demand, view, slice(None), models[0] if models else latency))
-    found = np.empty((5, len(view.worker_ids)), np.float64)
+    found = np.empty((8, len(view.worker_ids)), np.float64)
     for index, model in enumerate(models):
         of_kind = np.flatnonzero(view.kind == index)
         found[:, of_kind] = _price_kind(demand, view, of_kind, model)
@@ -104,39 +107,44 @@ def _loads(view: ClusterView, workers: slice | NDArray[np.intp]) -> _Loads:
 
 def _price_kind(
     demand: Demand, view: ClusterView, workers: slice | NDArray[np.intp], latency: LatencyModel
-) -> tuple[Seconds, Seconds, Seconds, Seconds, Seconds]:
+) -> tuple[Seconds, ...]:
     """The fields of `Prices` for workers of one kind."""
     loads, own = _loads(view, workers), _own(demand, workers, latency)
-    queue_s, waiting_s, step_s = _queue_times(own, demand.num_tokens, loads, latency)
+    queue_s, waiting_s, step_s, step_before_s = _queue_times(own, demand.num_tokens, loads, latency)
     ttft_s = demand.age_s + queue_s
     later_tokens = max(1, demand.max_new_tokens - 1)
-    exposed_s = np.empty_like(ttft_s)
+    stall_s, exposed_s = np.empty_like(ttft_s), np.empty_like(ttft_s)
+    stall_s[:] = own.seconds
     exposed_s[:] = _exposed_s(demand.num_tokens, own.seconds, latency)
     return (
         ttft_s,
         ttft_s + loads.running * own.seconds,
         step_s + waiting_s / later_tokens,
+        step_before_s + waiting_s / later_tokens,
+        (loads.running + loads.reservations).astype(np.float64),
+        stall_s,
         exposed_s,
         exposed_s / later_tokens,
     )
 
 
 def _queue_times(own: _Own, num_tokens: int, loads: _Loads, latency: LatencyModel) -> Seconds:
-    """[3, K]: of the steps that prefill what waits and this request, beside what decodes there; of the waiting prompts'
-    steps alone; of one step that decodes all who will have joined.
+    """[4, K]: of the steps that prefill what waits and this request, beside what decodes there; of the waiting prompts'
+    steps alone; of one step that decodes all who will have joined; and of one without this request.
 
     Chunks are priced as if they were alike, which is exact where the form is linear, and waiting prompts as if of one
     length. All is asked of the form in one go, as numpy's price is by the call.
     """
-    work = np.zeros((4, 3, len(loads.running)))  # what the form takes, of each of the three
+    work = np.zeros((4, 4, len(loads.running)))  # what the form takes, of each of the four
     work[0, :2] = loads.waiting_tokens
     work[1, :2] = loads.waiting_tokens**2 / np.maximum(1, loads.waiting_prefills)
     work[2, 0] = loads.context_tokens
     work[3, 0] = loads.running
     work[0, 0] += own.tokens
     work[1, 0] += own.squares
-    work[2, 2] = loads.context_tokens + loads.reserved_tokens + num_tokens
-    work[3, 2] = loads.running + loads.reservations + 1
+    work[2, 3] = loads.context_tokens + loads.reserved_tokens
+    work[3, 3] = loads.running + loads.reservations
+    work[2, 2], work[3, 2] = work[2, 3] + num_tokens, work[3, 3] + 1
     num_steps = np.maximum(1.0, np.ceil(work[0, :2] / latency.chunk_tokens))
     work[:2, :2] /= num_steps
     times_s: Seconds = latency.steps.seconds(*work)

@@ -20,7 +20,8 @@ from twinpool.router.room import Need, RoomMemo
 from twinpool.router.route import Hold, HoldReason, PlacementSettings, Reject, RejectReason, Route
 from twinpool.router.standing import DEFAULT_TENANT, USUAL, Standing
 from twinpool.router.tenants import TenantCounts, Tenants
-from twinpool.router.views import ClusterView, ViewTable
+from twinpool.router.view_table import ViewTable
+from twinpool.router.views import ClusterView
 from twinpool.router.work import work_tokens
 
 MAX_HOLD_S = 120.0

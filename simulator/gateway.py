@@ -20,7 +20,8 @@ from twinpool.router.recovery import Decision, GiveUp, Retarget, Retry
 from twinpool.router.refusals import rejection
 from twinpool.router.route import HoldReason, Reject, Route
 from twinpool.router.standing import DEFAULT_TENANT, Standing
-from twinpool.router.views import ViewTable, WorkerView
+from twinpool.router.view_table import ViewTable
+from twinpool.router.views import WorkerView
 from twinpool.router.waiting import Placing, WaitingRoom
 from twinpool.simulator.attempt import Attempt
 from twinpool.simulator.outcome import Ending, Outcome

@@ -12,7 +12,7 @@ class Steps(NamedTuple):
     """Engine steps of one worker, one after another, whose decision stayed the same.
 
     Where ``prefill_tokens`` is over 0, ``num_steps`` is 1. Several took about equally long. With ``num_steps`` 0 it is a
-    step that its worker's end broke off: nothing came of it. What ran before it is told with it.
+    step that its worker's end broke off, of which nothing came; what it had run before is told then, too, and late.
     """
 
     worker: int  # place in Scenario.workers

@@ -45,7 +45,8 @@ class World:
         """Do ``deed`` at ``when``, or now if that is past."""
         timer = Timer(max(when, self.now), deed)
         self._num_deeds += 1
-        heapq.heappush(self._heap, (timer.when, self._num_deeds, timer))
+        entry: tuple[float, int, Deed] = (timer.when, self._num_deeds, timer)
+        heapq.heappush(self._heap, entry)
         return timer
 
     def after(self, delay_s: float, deed: Deed) -> Timer:

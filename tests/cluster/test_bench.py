@@ -20,7 +20,6 @@ from twinpool.cluster.bench.engine import ONE_BY_ONE, EngineOptions, bench_engin
 from twinpool.cluster.bench.engine import Round as EngineRound
 from twinpool.cluster.bench.gateway import GatewayOptions, measure_turns, row_of
 from twinpool.cluster.bench.generation import Generations, draw_prompts
-from twinpool.simulator.traces.lengths import Length
 from twinpool.cluster.bench.load import make_offers, offer_load
 from twinpool.cluster.bench.measures import Ending
 from twinpool.cluster.bench.pair import read_pair
@@ -28,6 +27,7 @@ from twinpool.cluster.bench.serve import load_options, measure_load
 from twinpool.cluster.bench.serve import row_of as serve_row
 from twinpool.core.errors import SpecError
 from twinpool.core.spec_file import check_cluster
+from twinpool.simulator.traces.lengths import Length
 
 slow = pytest.mark.slow
 MODEL = "{path: modelled:instant, max_model_len: 512}"

@@ -21,8 +21,9 @@ from twinpool.kv_transfer.nccl import NcclLinks
 from twinpool.kv_transfer.pull_links import PullLinks
 from twinpool.kv_transfer.pull_pool import Part
 from twinpool.kv_transfer.shm import ShmLinks
+from twinpool.model.kv_layout import KVLayout
 
-from .fakes import NumpyCache
+from .fakes import LAYOUT, NumpyCache
 from .strict_group import StrictAccelerator
 from .strict_ipc import StrictIpcDevice, allocate_strict, strict_digest
 
@@ -45,6 +46,7 @@ class LinkKind:
 
     make: Callable[[NumpyCache, Setting], Links]
     damage: Callable[[Links, Setting, str], None]  # the "header" or the "data" of what the next link sends first
+    layout: KVLayout = LAYOUT
     has_processes: bool = True
     needs_processes: bool = False  # its two workers cannot share one
     allocate: Callable[[int], torch.Tensor] | None = None  # memory of a device, where KV lies; None: of the host
@@ -75,6 +77,13 @@ def make_gloo_in_messages(cache: NumpyCache, setting: Setting) -> Links:
     links = GlooLinks(cache, "127.0.0.1", **timeouts(setting))
     links.cut = Cut(min_run_bytes=1 << 40, message_bytes=1)
     return links
+
+
+def make_gloo_as_it_is(cache: NumpyCache, setting: Setting) -> Links:
+    """Chunks and messages of the sizes that workers use."""
+    return GlooLinks(
+        cache, "127.0.0.1", open_timeout_s=setting.open_timeout_s, chunk_timeout_s=setting.chunk_timeout_s
+    )
 
 
 def make_shm(cache: NumpyCache, setting: Setting) -> Links:
@@ -202,7 +211,12 @@ DEVICE_KINDS: Mapping[str, LinkKind] = {  # scripts/gpu_check runs these
     "nccl": over_group(make_nccl),
     "cuda-ipc": by_handle(make_cuda_ipc, allocate=allocate_cuda),
 }
+# 128 KiB in a layer of a block: all that is sent lies in blocks.
+LARGE_LAYOUT = KVLayout(num_layers=3, num_kv_heads=2, block_tokens=256, head_dim=32, dtype="float32", model="test")
+LARGE_KINDS: Mapping[str, LinkKind] = {  # test_gloo_soak.py runs these
+    "gloo-large": over_group(make_gloo_as_it_is, layout=LARGE_LAYOUT, shares_memory=True),
+}
 
 
 def find_kind(name: str) -> LinkKind:
-    return {**KINDS, **DEVICE_KINDS}[name]
+    return {**KINDS, **DEVICE_KINDS, **LARGE_KINDS}[name]

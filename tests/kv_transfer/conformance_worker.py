@@ -70,7 +70,7 @@ class LocalWorker:
         self._kind = find_kind(kind)
         self._ends: list[tuple[Any, Ears]] = []
         self._ids: list[weakref.ref[Any]] = []
-        self.cache = CountingCache(seed=setting.index, shared=self._kind.shares_memory)
+        self.cache = CountingCache(seed=setting.index, layout=self._kind.layout, shared=self._kind.shares_memory)
         if self._kind.allocate is not None:
             self.cache = DeviceCache(setting.index, self._kind.allocate)
         self.links = self._kind.make(self.cache, setting)
@@ -134,6 +134,10 @@ class LocalWorker:
         span = Span(*span) if isinstance(span, list) else span
         some = None if heads is None else HeadRange(*heads)
         return xxhash.xxh3_128_hexdigest(np.ascontiguousarray(self.cache.read(span, ids, some)))
+
+    def contents(self) -> str:
+        """Of the whole pool, in hex."""
+        return bytes(self.cache.pool.data).hex()
 
     def fill(self, ids: list[int], value: int) -> None:
         """Use the blocks for something else."""

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from twinpool.kv_transfer.chunk import new_header
 from twinpool.kv_transfer.gloo import CUT, GlooLinks
+from twinpool.kv_transfer.link import LinkError
 from twinpool.kv_transfer.plan import Span
 from twinpool.model.kv_layout import KVLayout
 
@@ -87,6 +89,20 @@ def test_nothing_lands_in_blocks_after_the_target_closed(link: OpenLink) -> None
     link.caches[1].pool[:] = NEW
     link.end()
     assert (link.caches[1].pool == NEW).all()
+
+
+def test_a_wire_that_was_closed_writes_nothing_whoever_still_holds_its_messages(link: OpenLink) -> None:
+    """A thread that leaves a wait by an error holds them until the error is dealt with, which may be after ``close``."""
+    parts = [np.zeros(1 << 18, dtype=np.uint8) for _ in range(4)]
+    there, here = link.receiver._wire, link.sender._wire
+    assert there is not None
+    assert here is not None
+    held = there.receive(0, new_header(), parts, lambda _: None)
+    there.close()
+    with pytest.raises(LinkError):
+        here.send(0, new_header(), [np.ones(1 << 18, dtype=np.uint8) for _ in parts])()
+    assert not any(part.any() for part in parts)
+    del held
 
 
 def test_a_receive_that_nobody_fills_is_let_go_of_at_once() -> None:

@@ -191,6 +191,16 @@ def test_demotion_is_refused_while_bytes_move_and_costs_the_request_no_attempt_o
     assert actions[-1] == ev.Release()
 
 
+def test_demotion_that_comes_between_two_targets_is_not_forgotten_when_the_sends_are_over():
+    """Else the engine would count for ever on blocks that wait for the next target's grant."""
+    source = _source(*COMPUTED, GRANT)
+    source.advance(ev.Retarget(2), 3.0)
+    assert source.phase is SourcePhase.STOPPING
+    assert source.advance(ev.Demote("room"), 3.0) == [ev.Failed(2, FailureKind.PREEMPTED, "room")]
+    assert source.advance(ev.LinkSent(1, 0, 1.0, 3.5), 3.5) == [ev.Send(Stopped("r", 1)), ev.Release()]
+    assert source.is_over
+
+
 def test_kv_that_arrived_corrupted_is_not_sent_again():
     source = _source(*COMPUTED, GRANT, ev.LinkSent(1, 0, 0.0, 0.0), ev.LinkSent(1, 1, 0.0, 0.0))
     actions = source.advance(Abort("r", 1, "wrong digest", corrupted=True), 1.0)

@@ -17,7 +17,8 @@ from twinpool.router.route import (
     Reject,
     RejectReason,
 )
-from twinpool.router.views import ClusterView, ViewTable, WorkerLoad, WorkerState, WorkerView
+from twinpool.router.view_table import ViewTable
+from twinpool.router.views import ClusterView, WorkerLoad, WorkerState, WorkerView
 
 ROLES = {"p": Role.PREFILL, "d": Role.DECODE, "m": Role.MIXED}
 DEMAND = Demand(num_tokens=100, max_new_tokens=20, goal=Goal(10.0, 1.0))  # 8 blocks at its peak

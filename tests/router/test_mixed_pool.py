@@ -6,7 +6,8 @@ import pytest
 from twinpool.core.messages import Role
 from twinpool.router.mixed_pool import RoleMove, choose_move, may_return
 from twinpool.router.route import HoldReason
-from twinpool.router.views import ClusterView, ViewTable, WorkerLoad, WorkerView
+from twinpool.router.view_table import ViewTable
+from twinpool.router.views import ClusterView, WorkerLoad, WorkerView
 
 
 def member(worker_id: str, role: Role, **load: int) -> WorkerView:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from twinpool.core.messages import Goal, Role
 from twinpool.router.demand import Demand
-from twinpool.router.placement import place
+from twinpool.router.placement import ANSWER_TOKENS, MARGIN, place
 from twinpool.router.pricing import price, violation
 from twinpool.router.route import (
     Disaggregate,
@@ -21,7 +21,8 @@ from twinpool.router.route import (
     RejectReason,
     Route,
 )
-from twinpool.router.views import ClusterView, ViewTable, WorkerLoad, WorkerState, WorkerView
+from twinpool.router.view_table import ViewTable
+from twinpool.router.views import ClusterView, WorkerLoad, WorkerState, WorkerView
 
 P, D, M = Role.PREFILL, Role.DECODE, Role.MIXED
 DEMAND = Demand(num_tokens=100, max_new_tokens=20, goal=Goal(10.0, 1.0))
@@ -115,7 +116,7 @@ def test_slo_misses_by_the_least_when_it_must_and_says_so() -> None:
     view = view_of(worker("p0", P), worker("d0", D, running=60), worker("d1", D, running=50))
     route = place(replace(DEMAND, goal=Goal(1, 0.001)), view, PlacementSettings(Policy.SLO, ALWAYS))
     assert isinstance(route, Route)
-    assert (route.decode, route.why.split(":")[0]) == ("d1", "misses tpot by the least")
+    assert (route.decode, route.why.split(":")[0]) == ("d1", "misses tpot and others' tpot by the least")
 
 
 def test_slo_goes_local_on_an_idle_worker_and_elsewhere_once_that_hurts() -> None:
@@ -125,6 +126,15 @@ def test_slo_goes_local_on_an_idle_worker_and_elsewhere_once_that_hurts() -> Non
     assert chosen(DEMAND, idle, PlacementSettings()) == ("d0", "d0")
     assert chosen(DEMAND, busy, PlacementSettings()) == ("p0", "d0")
     assert chosen(DEMAND, queued, PlacementSettings()) == ("d0", "d0")
+
+
+def test_slo_hands_off_still_when_every_pace_is_narrowly_missed() -> None:
+    """A local prefill there would stall those that miss already, and so make every later plan miss by more."""
+    view = view_of(worker("p0", P), worker("d0", D, running=20, context_tokens=4000))
+    pace_s = price(DEMAND, view, PlacementSettings().latency).tpot_s[0]
+    assert view.worker_ids[0] == "d0"
+    demand = replace(DEMAND, goal=Goal(1, float(pace_s) * 0.99))
+    assert chosen(demand, view, PlacementSettings()) == ("p0", "d0")
 
 
 def test_own_orders_not_yet_in_a_view_move_the_next_choice() -> None:
@@ -229,9 +239,17 @@ def test_slo_equals_the_full_matrix_of_plans(demand: Demand, loads: list[WorkerL
 
     def merit(prefill: int, decode: int) -> tuple[float, float]:
         handoff = (prices.exposed_s[prefill], prices.exposed_tpot_s[prefill]) if prefill != decode else (0.0, 0.0)
-        late = violation(prices.ttft_s[prefill], demand.goal.ttft_s)
-        slow = violation(prices.tpot_s[decode] + handoff[1], demand.goal.tpot_s)
-        return float(late) + float(slow), float(prices.prefill_cost_s[prefill] + handoff[0])
+        late = violation(prices.ttft_s[prefill], MARGIN * demand.goal.ttft_s)
+        pace_s, stall_s = (
+            MARGIN * demand.goal.tpot_s,
+            prices.stall_s[decode] / ANSWER_TOKENS if prefill == decode else 0,
+        )
+        slow = violation(prices.tpot_s[decode] + handoff[1], pace_s)
+        after, before = (
+            violation(gap_s, pace_s) for gap_s in (prices.tpot_s[decode] + stall_s, prices.tpot_before_s[decode])
+        )
+        harm = (loads[decode].running + loads[decode].reservations) * (after - before)
+        return float(late) + float(slow) + float(harm), float(prices.prefill_cost_s[prefill] + handoff[0])
 
     plans = [(p, d) for p in range(len(loads)) for d in range(0, len(loads), 2) if p % 2 or p == d]
     route = place(demand, view, knobs)

@@ -14,7 +14,8 @@ from twinpool.router.placement import place
 from twinpool.router.prefix_aware import prefix_cost
 from twinpool.router.prefix_index import PrefixIndex
 from twinpool.router.route import Disaggregate, PlacementSettings, Policy, Route
-from twinpool.router.views import ClusterView, ViewTable, WorkerLoad, WorkerView
+from twinpool.router.view_table import ViewTable
+from twinpool.router.views import ClusterView, WorkerLoad, WorkerView
 from twinpool.router.waiting import Placing, WaitingRoom
 
 P, D, M = Role.PREFILL, Role.DECODE, Role.MIXED

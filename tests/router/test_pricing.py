@@ -9,7 +9,8 @@ from twinpool.core.messages import Goal, Role
 from twinpool.router.demand import Demand
 from twinpool.router.estimate import LatencyModel, LinearForm, LinkCost
 from twinpool.router.pricing import Prices, price, violation
-from twinpool.router.views import ViewTable, WorkerLoad, WorkerView
+from twinpool.router.view_table import ViewTable
+from twinpool.router.views import WorkerLoad, WorkerView
 
 DEMAND = Demand(num_tokens=100, max_new_tokens=11, goal=Goal(10.0, 1.0))
 LATENCY = LatencyModel(

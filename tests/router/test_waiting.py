@@ -17,7 +17,8 @@ from twinpool.router.fair_queue import FairSettings
 from twinpool.router.route import HoldReason, PlacementSettings, Reject, RejectReason, Route
 from twinpool.router.standing import OnMiss, Standing
 from twinpool.router.tenants import TenantLimits
-from twinpool.router.views import ViewTable, WorkerView
+from twinpool.router.view_table import ViewTable
+from twinpool.router.views import WorkerView
 from twinpool.router.waiting import MAX_HOLD_S, Placing, WaitingRoom
 
 BLOCK_TOKENS = 10

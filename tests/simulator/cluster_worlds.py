@@ -34,6 +34,7 @@ class Seen(Observer):
         self.gauges: list[Gauge] = []
         self.happenings: list[tuple[float, int, str]] = []
         self._now = 0.0
+        self._busy_until_s: dict[int, float] = {}
 
     def _tick(self, at_s: float) -> None:
         assert at_s >= self._now
@@ -45,9 +46,10 @@ class Seen(Observer):
         self.num_offered += 1
 
     def stepped(self, steps: Steps) -> None:
-        self._tick(steps.ended_s)
+        assert steps.started_s >= self._busy_until_s.get(steps.worker, 0.0)
         assert steps.started_s < steps.ended_s
-        assert steps.num_steps == 1 or not steps.prefill_tokens
+        assert steps.num_steps <= 1 or not steps.prefill_tokens
+        self._busy_until_s[steps.worker] = steps.ended_s
         self.steps.append(steps)
 
     def transferred(self, transfer: Transfer) -> None:

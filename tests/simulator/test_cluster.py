@@ -213,8 +213,18 @@ def test_what_still_runs_when_time_is_up_is_told_as_cut():
 
 
 def test_there_is_a_gauge_each_second_until_the_last_request_has_ended():
-    seen, _ = watch(scenario(placement=PAIRED), [TraceRequest(0.0, 16, 2), TraceRequest(3.5, 16, 2)])
-    assert [gauge.at_s for gauge in seen.gauges] == [1.0, 2.0, 3.0]
+    trace = [TraceRequest(0.0, 16, 200), TraceRequest(0.5, 16, 200)]
+    seen, _ = watch(scenario(placement=PAIRED), trace)
+    ended_s = max(outcome.end_s for outcome in seen.outcomes.values())
+    assert [(gauge.at_s, gauge.num) for gauge in seen.gauges] == [(1.0 + n, 1) for n in range(int(ended_s))]
+    assert len(seen.gauges) > 1
+    assert all(gauge.in_flight for gauge in seen.gauges)
+
+
+def test_one_gauge_stands_for_all_seconds_without_a_request():
+    trace = [TraceRequest(at_s, 16, 2) for at_s in (0.0, 3.5, 1e7 + 0.25)]
+    seen, _ = watch(scenario(placement=PAIRED), trace)
+    assert [(gauge.at_s, gauge.num) for gauge in seen.gauges] == [(3.5, 3), (1e7 + 0.25, 1e7 - 3)]
     assert {gauge.in_flight for gauge in seen.gauges} == {0}
 
 

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from twinpool.core.messages import Role
-from twinpool.router.views import ViewTable, WorkerLoad, WorkerState, WorkerView
+from twinpool.router.view_table import ViewTable
+from twinpool.router.views import WorkerLoad, WorkerState, WorkerView
 
 
 def worker(
