@@ -85,7 +85,7 @@ def choose_decode_tiles(gpu: Gpu, head_dim: int, dtype: torch.dtype, rows: int) 
 def choose_prefill_tiles(gpu: Gpu, head_dim: int, dtype: torch.dtype) -> Tiles:
     """Tiles for long runs of queries."""
     wide = head_dim > 128
-    if dtype == torch.float32:
+    if dtype == torch.float32:  # without matrix units: these, and not their neighbours, spill on no target
         return Tiles(32, 16, 8, 2, "ieee") if 64 < head_dim <= 128 else Tiles(16, 16, 4, 2, "ieee")
     if gpu.backend == "hip":
         return Tiles(64 if wide else 128, 32 if wide else 64, 4, 2, "ieee")
