@@ -78,7 +78,8 @@ def choose_decode_tiles(gpu: Gpu, head_dim: int, dtype: torch.dtype, rows: int) 
     block_m = next(size for size in sizes if rows <= size)
     if dtype == torch.float32:
         return Tiles(block_m, 16, 4, 2, "ieee")
-    warps = 8 if block_m > 16 and (head_dim > 128 or gpu.is_ampere) else 4
+    is_heavy = gpu.is_ampere or (head_dim > 128 and gpu.backend == "cuda")
+    warps = 8 if block_m > 16 and is_heavy else 4
     return Tiles(block_m, 32 if head_dim > 128 else 64, warps, gpu.stages(head_dim), "ieee")
 
 

@@ -3,7 +3,8 @@
 Knows processes, not requests.
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol, assert_never
 
@@ -11,14 +12,14 @@ from twinpool.core.errors import SpecError
 from twinpool.router import health
 from twinpool.router.health import GiveUp, HealthSettings, Observation, Restart
 from twinpool.simulator.scenario import Fault, FaultKind, Scenario
-from twinpool.simulator.world import World
+from twinpool.simulator.world import Deed, World
 
 
 class Processes(Protocol):
     """What befalls workers is done by the cluster."""
 
     def crash(self, place: int) -> None: ...
-    def start(self, place: int) -> None: ...
+    def start(self, place: int, *, is_draining: bool) -> None: ...
     def drain(self, place: int, *, on: bool) -> None: ...
     def slow(self, place: int, factor: float) -> None: ...
 
@@ -28,10 +29,14 @@ class _Record:
     started_s: float = 0.0
     restarts: int = 0
     is_up: bool = True
+    drains: int = 0  # under way
+    factors: list[float] = field(default_factory=list)  # of slowness under way
 
 
 class Caretaker:
-    """Owns the record of each worker's starts."""
+    """Owns the record of each worker's starts, and of the faults that it is under: one that overlaps with others ends
+    alone, and a worker that is started again is still under those that have not ended. Slowness multiplies. What befalls
+    a worker that is down changes nothing."""
 
     def __init__(self, world: World, scenario: Scenario, processes: Processes) -> None:
         self._world = world
@@ -48,25 +53,42 @@ class Caretaker:
             world.at(fault.at_s, partial(self._befall, fault, self._ids.index(fault.worker_id)))
 
     def _befall(self, fault: Fault, place: int) -> None:
-        ends_s = self._world.now + fault.duration_s
+        record = self._records[place]
+        if not record.is_up:
+            return
         match fault.kind:
             case FaultKind.CRASH:
                 self._crash(place)
             case FaultKind.DRAIN:
-                self._processes.drain(place, on=True)
-                if ends_s < float("inf"):
-                    self._world.at(ends_s, partial(self._processes.drain, place, on=False))
+                self._drain(place, +1)
+                self._at_end(fault, partial(self._drain, place, -1))
             case FaultKind.SLOW:
-                self._processes.slow(place, fault.factor)
-                if ends_s < float("inf"):
-                    self._world.at(ends_s, partial(self._processes.slow, place, 1.0))
+                record.factors.append(fault.factor)
+                self._slow(place)
+                self._at_end(fault, partial(self._end_slowness, place, fault.factor))
             case _:
                 assert_never(fault.kind)
 
+    def _at_end(self, fault: Fault, deed: Deed) -> None:
+        if math.isfinite(fault.duration_s):
+            self._world.after(fault.duration_s, deed)
+
+    def _drain(self, place: int, change: int) -> None:
+        record = self._records[place]
+        was_draining = record.drains > 0
+        record.drains += change
+        if (record.drains > 0) != was_draining:
+            self._processes.drain(place, on=not was_draining)
+
+    def _slow(self, place: int) -> None:
+        self._processes.slow(place, math.prod(self._records[place].factors))
+
+    def _end_slowness(self, place: int, factor: float) -> None:
+        self._records[place].factors.remove(factor)
+        self._slow(place)
+
     def _crash(self, place: int) -> None:
         record = self._records[place]
-        if not record.is_up:
-            return
         record.is_up = False
         self._processes.crash(place)
         self._world.after(self._message_s, partial(self._noticed, place))
@@ -94,4 +116,6 @@ class Caretaker:
     def _started(self, place: int) -> None:
         record = self._records[place]
         record.is_up, record.started_s = True, self._world.now
-        self._processes.start(place)
+        self._processes.start(place, is_draining=record.drains > 0)
+        if record.factors:
+            self._slow(place)

@@ -218,14 +218,17 @@ class SimulatedCluster:
 
         self.world.send(self._message_s, noticed)
 
-    def start(self, place: int) -> None:
+    def start(self, place: int, *, is_draining: bool) -> None:
         """A new process says hello."""
         self._starts[place] += 1
         self.processes[place] = self._make(place)
         self._observer.happened(self.world.now, place, "started")
         self._join(place)
         for gateway in self.gateways:
-            gateway.joined()
+            if is_draining:
+                gateway.table.drain(self._scenario.workers[place].worker_id)
+            else:
+                gateway.joined()
 
     def drain(self, place: int, *, on: bool) -> None:
         """Send it nothing new, or do again. One that is down stays as it is."""

@@ -63,9 +63,9 @@ class Sending:
         first_group_s = started_s + (ends_s - started_s) / groups
         self._timers = [self._world.at(first_group_s, lambda: self._ready(end))]
 
-    def computed(self) -> None:
-        """All of the prompt is computed."""
-        self._computed_s = self.computed_s = self._world.now
+    def computed(self, at_s: float) -> None:
+        """All of the prompt is computed; its first token was sampled at that time, now or before."""
+        self._computed_s = self.computed_s = at_s
         if self._is_granted:
             self._maybe_finish()
 

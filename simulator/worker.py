@@ -92,6 +92,7 @@ class WorkerProcess:
         self.engine = SimulatedEngine(world, place, worker, scenario, self, start)
         self._sendings: dict[Attempt, Sending] = {}
         self._targets: dict[Attempt, int] = {}  # of prompts whose KV goes to another worker
+        self._computed_s: dict[Attempt, float] = {}  # of these, once they have their first token
         self._expected: dict[Attempt, int] = {}  # blocks of reservations of which the engine has not heard
         self._sources: dict[Attempt, int] = {}  # of reservations, until their KV is here
         self._by_request: dict[tuple[int, str], list[Attempt]] = {}  # (gateway, request id)
@@ -154,6 +155,7 @@ class WorkerProcess:
     def _forget(self, attempt: Attempt) -> None:
         self._expected.pop(attempt, None)
         self._targets.pop(attempt, None)
+        self._computed_s.pop(attempt, None)
         self._sources.pop(attempt, None)
         self._landed.pop(attempt, None)
         key = (attempt.gateway, attempt.request.request_id)
@@ -227,13 +229,14 @@ class WorkerProcess:
             self._forget(attempt)
             self._fail(attempt, FailureKind.PREEMPTED)
             return
+        computed_s = self._computed_s.get(parked, self._world.now)  # none of one that was just cancelled
         self._stop_sending(parked)
         self._forget(parked)
-        self._targets[attempt] = target
+        self._targets[attempt], self._computed_s[attempt] = target, computed_s
         self._open(attempt)
         sending = self._sendings[attempt]
         sending.cached(attempt.num_tokens)
-        sending.computed()
+        sending.computed(computed_s)
 
     # --- handoffs: the target -------------------------------------------------------------------------------------
 
@@ -272,8 +275,10 @@ class WorkerProcess:
         if prompt.destination is Destination.HANDOFF:
             if is_over:
                 self._drop(attempt)
-            elif attempt in self._sendings:
-                self._sendings[attempt].computed()
+            else:
+                self._computed_s[attempt] = now
+                if attempt in self._sendings:
+                    self._sendings[attempt].computed(now)
         elif prompt.destination is Destination.NOWHERE:
             self._forget(attempt)
         if is_over and prompt.destination is not Destination.LOCAL:

@@ -27,13 +27,14 @@ Event = tuple[object, ...]
 
 
 class NotingEngine:
-    """EngineSide that only notes, beside calling ``on_bind``."""
+    """EngineSide that only notes, beside calling ``on_bind`` and ``on_release`` (of a target)."""
 
     def __init__(self) -> None:
         self.events: list[Event] = []
         self.arrived: dict[tuple[str, int], tuple[CodecName, int]] = {}  # with what codec, and as how many bytes
         self._news = asyncio.Event()
         self.on_bind: Callable[[str, int], None] = lambda *_: None
+        self.on_release: Callable[[str, int], None] = lambda *_: None
 
     def bind_blocks(self, request_id: str, epoch: int) -> None:
         self._note("bind", request_id, epoch)
@@ -45,6 +46,7 @@ class NotingEngine:
 
     def release_target(self, request_id: str, epoch: int) -> None:
         self._note("release_target", request_id, epoch)
+        self.on_release(request_id, epoch)
 
     def granted(self, request_id: str, epoch: int) -> None:
         self._note("granted", request_id, epoch)

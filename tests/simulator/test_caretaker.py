@@ -144,3 +144,55 @@ def test_a_fault_of_a_worker_that_is_down_changes_nothing():
     assert seen.outcomes[0].ending is Ending.COMPLETED
     calm, _ = watch(cluster(), [TraceRequest(10.0, 100, 20)])
     assert seen.outcomes[0].e2e_s == pytest.approx(calm.outcomes[0].e2e_s)  # a new process is as fast as any
+
+
+# --- several faults at a time, and what a crash leaves ------------------------------------------------------------
+
+
+def test_of_faults_that_overlap_each_ends_alone_and_slowness_multiplies():
+    faults = (
+        Fault(FaultKind.SLOW, "d0", 1.0, 3.0, 2.0),
+        Fault(FaultKind.SLOW, "d0", 2.0, 1.0, 3.0),
+        Fault(FaultKind.DRAIN, "d1", 1.0, 3.0),
+        Fault(FaultKind.DRAIN, "d1", 2.0, 1.0),
+    )
+    seen, _ = watch(cluster(*faults, decode=2), [TraceRequest(0.0, 100, 400)])
+    assert [what for _, worker, what in seen.happenings if worker == 1] == ["slow 2", "slow 6", "slow 2", "slow 1"]
+    assert [(at_s, what) for at_s, worker, what in seen.happenings if worker == 2] == [(1.0, "draining"), (4.0, "ready")]
+    for steps in (steps for steps in seen.steps if steps.worker == 1):
+        slowness = 6.0 if 2.0 <= steps.started_s < 3.0 else 2.0 if 1.0 <= steps.started_s < 4.0 else 1.0
+        undisturbed_s = FORM.decode_seconds(float(steps.context_tokens + 1), 1, steps.num_steps)
+        assert steps.ended_s - steps.started_s == pytest.approx(undisturbed_s * slowness)
+
+
+def test_a_worker_that_is_started_again_is_still_under_faults_that_have_not_ended():
+    faults = (
+        Fault(FaultKind.DRAIN, "d0", 0.5, duration_s=30.0),
+        crash("d0", 1.0),
+        crash("d1", 1.0),
+        Fault(FaultKind.SLOW, "d1", 0.5, duration_s=1000.0, factor=4.0),
+    )
+    trace = [TraceRequest(at_s, 100, 50) for at_s in (20.0, 40.0)]
+    seen, left = watch(cluster(*faults, decode=2, start_s=5.0), trace)
+    assert_settled(seen, left)
+    assert [what for _, worker, what in seen.happenings if worker == 1] == ["draining", "crashed", "started", "ready"]
+    assert [seen.outcomes[index].decode_worker for index in (0, 1)] == [2, 1]
+    (first, *_) = [steps for steps in seen.steps if steps.worker == 2]
+    assert first.ended_s - first.started_s == pytest.approx(4 * FORM.decode_seconds(101.0, 1, first.num_steps))
+
+
+@pytest.mark.parametrize("at_s", [0.8, 0.02])
+def test_the_steps_that_a_crash_breaks_off_are_told(at_s: float):
+    """While it decodes, and while it prefills."""
+    place = 1 if at_s > 0.1 else 0
+    seen, _ = watch(cluster(crash("d0" if place else "p0", at_s)), [TraceRequest(0.0, 100, 200)])
+    *whole, broken = [steps for steps in seen.steps if steps.worker == place and steps.ended_s <= at_s]
+    assert (broken.num_steps, broken.ended_s) == (0, at_s)
+    assert (broken.batch, broken.prefill_tokens) == ((1, 0) if place else (0, 100))
+    busy_s = sum(steps.ended_s - steps.started_s for steps in (*whole, broken))
+    assert busy_s == pytest.approx(at_s - (*whole, broken)[0].started_s)
+    said = sum(steps.num_steps for steps in whole)
+    if place:
+        assert broken.context_tokens == whole[0].context_tokens + said
+        whole_s = FORM.decode_seconds(101.0, 1, said)
+        assert busy_s - (broken.ended_s - broken.started_s) == pytest.approx(whole_s)

@@ -213,7 +213,7 @@ def test_what_still_runs_when_time_is_up_is_told_as_cut():
 
 
 def test_there_is_a_gauge_each_second_until_the_last_request_has_ended():
-    trace = [TraceRequest(0.0, 16, 200), TraceRequest(0.5, 16, 200)]
+    trace = [TraceRequest(0.0, 16, 400), TraceRequest(0.5, 16, 400)]
     seen, _ = watch(scenario(placement=PAIRED), trace)
     ended_s = max(outcome.end_s for outcome in seen.outcomes.values())
     assert [(gauge.at_s, gauge.num) for gauge in seen.gauges] == [(1.0 + n, 1) for n in range(int(ended_s))]

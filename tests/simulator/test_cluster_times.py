@@ -2,6 +2,8 @@
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
 from math import exp
 from statistics import fmean, stdev
 
@@ -127,6 +129,34 @@ def test_one_request_through_two_pools_to_the_microsecond():
     decode_s = sum(10 * MS + 0.01 * MS * context + 1 * MS for context in (33, 34, 35))
     assert outcome.end_s == pytest.approx(joined_s + decode_s + 1 * MS)
     assert outcome.tpot_s == pytest.approx((outcome.end_s - outcome.ttft_s) / 3)
+
+
+def test_sending_and_joining_take_the_engines_time_where_the_profile_says_so():
+    trace = [TraceRequest(0.0, 32, 4)]
+    plain, _ = watch(hand(PAIR, hand_kind(nic_bytes_per_s=1e9)), trace)
+    seen, _ = watch(hand(PAIR, hand_kind(nic_bytes_per_s=1e9, send_s=3 * MS, join_s=7 * MS)), trace)
+    before, outcome = only(plain), only(seen)
+    assert before.first_token_s is not None
+    assert outcome.first_token_s == pytest.approx(before.first_token_s + 3 * MS)
+    assert outcome.end_s - outcome.first_token_s == pytest.approx(before.end_s - before.first_token_s + 7 * MS)
+    alone, _ = watch(hand({"p": Role.MIXED}, hand_kind(send_s=3 * MS, join_s=7 * MS)), trace)
+    undisturbed, _ = watch(hand({"p": Role.MIXED}, hand_kind()), trace)
+    assert only(alone).end_s == only(undisturbed).end_s  # no handoff, no such time
+
+
+def test_a_prompt_of_several_steps_is_sent_once_and_what_joins_together_pays_for_each():
+    one = hand_kind(nic_bytes_per_s=1e9, send_s=3 * MS, join_s=7 * MS)
+    seen, _ = watch(hand(PAIR, one, chunk_tokens=16), [TraceRequest(0.0, 48, 2)])
+    steps_s = [steps.ended_s - steps.started_s for steps in seen.steps if steps.worker == 0]
+    assert steps_s == pytest.approx([6.6 * MS, 6.6 * MS, 9.6 * MS])
+    early = [TraceRequest(0.0, 16, 9)]  # one decodes for long enough that the next two arrive during one of its steps
+    late = [TraceRequest(at_s, 16, 3) for at_s in (0.03, 0.0301, 0.0302)]
+    slow = replace(one, truth=replace(HAND, decode_alpha_s=60 * MS))
+    seen, _ = watch(hand(PAIR, slow), early + late)
+    joined = [(before, after) for before, after in pairwise(s for s in seen.steps if s.worker == 1)]
+    (more,) = [after for before, after in joined if after.batch == before.batch + 3]
+    expected_s = slow.truth.decode_seconds(more.context_tokens + 4, 4, more.num_steps) + 3 * 7 * MS
+    assert more.ended_s - more.started_s == pytest.approx(expected_s)
 
 
 def test_a_transfer_that_outlasts_the_prefill_is_exposed_by_what_it_outlasts_it():

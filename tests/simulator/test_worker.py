@@ -2,13 +2,16 @@
 
 from itertools import pairwise
 
+import pytest
+
 from twinpool.core.messages import FailureKind, Goal, Request, Role
 from twinpool.core.sampling import SamplingParams
 from twinpool.router.views import WorkerLoad
 from twinpool.simulator.attempt import Attempt
 from twinpool.simulator.flows import Card
-from twinpool.simulator.observer import Observer
+from twinpool.simulator.observer import Observer, Steps
 from twinpool.simulator.scenario import Fault, FaultKind, Scenario, SimulatedWorker
+from twinpool.simulator.step_run import MOST_STEPS
 from twinpool.simulator.worker import News, WorkerProcess
 from twinpool.simulator.world import World
 
@@ -17,20 +20,24 @@ from .builders import kind, scenario
 MESSAGE_S = 1e-3
 
 
-class Cluster:
-    """Two workers, source (0) and target (1), and what gateways are told."""
+class Cluster(Observer):
+    """Two workers, source (0) and target (1), what gateways are told, and the workers' steps."""
 
     def __init__(self, **more: object) -> None:
         self.world = World(0)
         self.told: list[tuple[float, int, News]] = []
+        self.steps: list[Steps] = []
         self.processes = [self._make(place, scenario(message_s=MESSAGE_S, **more)) for place in (0, 1)]
 
     def _make(self, place: int, settings: Scenario) -> WorkerProcess:
         worker = SimulatedWorker(f"w{place}", Role.MIXED, kind(kv_token_bytes=1000))
-        return WorkerProcess(self.world, place, worker, settings, self, Card(1e9), Observer())
+        return WorkerProcess(self.world, place, worker, settings, self, Card(1e9), self)
 
     def tell(self, place: int, news: News) -> None:
         self.told.append((self.world.now, place, news))
+
+    def stepped(self, steps: Steps) -> None:
+        self.steps.append(steps)
 
     def peer(self, place: int) -> WorkerProcess:
         return self.processes[place]
@@ -149,6 +156,34 @@ def test_parked_kv_goes_to_another_target_without_being_computed_again():
     assert sum(len(news.firsts) for _, _, news in cluster.told) == num_firsts == 1
     assert (source.num_attempts, target.num_attempts) == (0, 0)
     assert cluster.load(0).free_blocks == 100
+
+
+def test_a_handoff_that_is_sent_again_counts_from_its_first_token():
+    cluster, old, new = Cluster(), attempt(), attempt(epoch=2)
+    source, target = cluster.processes
+    source.prefill(old, 1, None)
+    cluster.world.run(until=2.0)
+    (sampled_s,) = [at_s for at_s, _, news in cluster.told if news.firsts]
+    target.reserve(new, 0)
+    source.prefill(new, 1, old)
+    cluster.world.run()
+    (arrival,) = [arrival for _, _, news in cluster.told for arrival in news.arrivals]
+    assert arrival.handoff_s == pytest.approx(arrival.transfer.ended_s - sampled_s)
+    assert arrival.transfer.started_s > 2.0
+    assert 0 < arrival.transfer.exposed_s < 0.1  # no byte was on the wire before
+
+
+def test_after_an_order_two_loads_are_told_step_by_step():
+    cluster = Cluster()
+    target = cluster.processes[1]
+    target.prefill(attempt("running", output=150), None, None)
+    cluster.world.run(until=0.06)
+    num_told = len(cluster.steps)
+    target.reserve(attempt("coming"), 0)
+    cluster.world.run(until=0.4)
+    under_way, second, third, *_ = [steps.num_steps for steps in cluster.steps[num_told:]]
+    assert under_way < MOST_STEPS
+    assert (second, third) == (1, MOST_STEPS)
 
 
 def test_parked_kv_that_is_gone_is_told_as_such():
