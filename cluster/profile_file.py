@@ -129,7 +129,7 @@ def _point(row: Mapping[str, str]) -> ProfilePoint | str:
     """The line's point, or what is wrong with it."""
     counts, times = [], []
     for name in ("prompt_size", "batch_size", "token_size", "tensor_parallel"):
-        if not (row[name].isascii() and row[name].isdigit() and 0 < int(row[name][:10]) <= 10**9):
+        if not (row[name].isascii() and row[name].isdigit() and len(row[name]) <= 20 and 0 < int(row[name]) <= 10**9):
             return f"{name}: {row[name]!r} is not a whole number from 1 on"
         counts.append(int(row[name]))
     for name in ("prompt_time", "token_time"):

@@ -61,9 +61,9 @@ class Retarget:
 
 @dataclass(frozen=True, slots=True)
 class Demote:
-    """Source: the engine asks for the room of KV that waits for a grant. Ignored if there is one: the engine hears of it.
+    """Source: the engine asks for the room of KV that waits for a grant. Ignored under a grant: the engine hears of it.
 
-    KV that is on its way to a target no more, or not yet to the next one, is given up once what is outstanding is over.
+    Between two targets the KV is given up, too, once the sends to the former are over.
     """
 
     reason: str

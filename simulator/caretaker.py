@@ -35,8 +35,8 @@ class _Record:
 
 class Caretaker:
     """Owns the record of each worker's starts, and of the faults that it is under: one that overlaps with others ends
-    alone, and a worker that is started again is still under those that have not ended. Slowness multiplies. What befalls
-    a worker that is down changes nothing."""
+    alone, and a worker that is started again is still under those that have not ended. Slowness multiplies. What
+    befalls a worker that is down changes nothing."""
 
     def __init__(self, world: World, scenario: Scenario, processes: Processes) -> None:
         self._world = world

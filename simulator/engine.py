@@ -66,14 +66,14 @@ class SimulatedEngine:
         self._num_joining = 0  # sequences that have arrived since the last step
         self._loads_to_tell = 0  # one by one, as an order has come
         self._wait = Wait.NOTHING
-        self._inbox: deque[Callable[[], None]] = deque()
+        self._inbox: deque[Callable[[], object]] = deque()
         self._run: StepRun | None = None
         self._is_turning = False
         self._is_dead = False
 
     # --- commands -------------------------------------------------------------------------------------------------
 
-    def post(self, command: Callable[[], None]) -> None:
+    def post(self, command: Callable[[], object]) -> None:
         """Have ``command`` run before the next step, which begins when the step under way ends."""
         self._inbox.append(command)
         if self._run is not None:
@@ -286,7 +286,8 @@ class SimulatedEngine:
     def _tell_steps(self, run: StepRun, started_s: float, ended_s: float, num_steps: int, num_before: int) -> None:
         """Tell of some of a run's steps, which others came before."""
         batch = len(run.rows)
-        context_tokens, held_blocks = run.context_tokens + batch * num_before, self.pool.num_held
+        context_tokens = run.context_tokens + batch * num_before
+        held_blocks = self.pool.num_held if num_steps else 0  # of one that is broken off nothing is left
         prefill_tokens = run.prompt_tokens if run.prompts else 0
         told = (self._place, started_s, ended_s, num_steps, prefill_tokens, len(run.prompts), batch)
         self._events.stepped(Steps(*told, context_tokens, held_blocks))

@@ -11,8 +11,8 @@ from twinpool.simulator.outcome import Outcome
 class Steps(NamedTuple):
     """Engine steps of one worker, one after another, whose decision stayed the same.
 
-    Where ``prefill_tokens`` is over 0, ``num_steps`` is 1. Several took about equally long. With ``num_steps`` 0 it is a
-    step that its worker's end broke off, of which nothing came; what it had run before is told then, too, and late.
+    Where ``prefill_tokens`` is over 0, ``num_steps`` is 1. Several took about equally long. With ``num_steps`` 0 it is
+    a step that its worker's end broke off, of which nothing came; what it had run before is told then, too, and late.
     """
 
     worker: int  # place in Scenario.workers
@@ -23,13 +23,13 @@ class Steps(NamedTuple):
     num_prompts: int  # whose chunks these were
     batch: int  # sequences that decoded in each step
     context_tokens: int  # of those, when the first step began
-    held_blocks: int  # of the worker's pool, cached ones that nobody uses left out
+    held_blocks: int  # of the worker's pool, cached ones that nobody uses left out; 0 from where its process ended
 
 
 class Transfer(NamedTuple):
     """One handoff's bytes on the wire."""
 
-    index: int  # of the request
+    index: int  # type: ignore[assignment]  # of the request; nobody searches a transfer for a value
     source: int
     target: int
     started_s: float

@@ -162,4 +162,5 @@ def _row(
         "send_lag_s_p90": [run["send_lag_s_p90"] for run in runs],
         "fit_errors_p90": fit,
         "message_s": case.profile.message_s,
+        "engine_s": {name: {"send": kind.send_s, "join": kind.join_s} for name, kind in case.profile.kinds.items()},
     }

@@ -44,7 +44,7 @@ def test_what_is_no_value_of_json_is_refused() -> None:
 class FakeClient:
     """Answers without a cluster, and is its own stream; the model's arithmetic came to no number."""
 
-    def __init__(self, addresses: list[str]) -> None:
+    def __init__(self, addresses: list[str], tenant: str = "") -> None:
         odd = TokenLogprob(5, math.nan, b"x")
         choice = Choice(0, "x", (5,), FinishReason.STOP, (odd,))
         timings = Timings("p", "d", *(0.0,) * 5, 0, 0.0, 0.0, 1, addresses[0])

@@ -97,6 +97,7 @@ def test_asking_for_what_a_table_has_not_says_what_it_has(tmp_path: Path) -> Non
         ("tensor_parallel", "two"),
         ("tensor_parallel", "²"),
         ("prompt_size", "9" * 5000),
+        ("prompt_size", "1" + "0" * 10),
         ("prompt_time", "nan"),
         ("prompt_time", "0"),
         ("token_time", "inf"),

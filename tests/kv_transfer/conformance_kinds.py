@@ -81,9 +81,7 @@ def make_gloo_in_messages(cache: NumpyCache, setting: Setting) -> Links:
 
 def make_gloo_as_it_is(cache: NumpyCache, setting: Setting) -> Links:
     """Chunks and messages of the sizes that workers use."""
-    return GlooLinks(
-        cache, "127.0.0.1", open_timeout_s=setting.open_timeout_s, chunk_timeout_s=setting.chunk_timeout_s
-    )
+    return GlooLinks(cache, "127.0.0.1", open_timeout_s=setting.open_timeout_s, chunk_timeout_s=setting.chunk_timeout_s)
 
 
 def make_shm(cache: NumpyCache, setting: Setting) -> Links:

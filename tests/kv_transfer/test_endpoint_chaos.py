@@ -149,7 +149,9 @@ class Chaos:
         self, source: FakeWorker, target: FakeWorker, request_id: str, epoch: int, num_blocks: int
     ) -> asyncio.TimerHandle:
         self.rooms[target.address.worker_id].wanted[request_id, epoch] = num_blocks
-        reserve = partial(target.endpoint.reserve, request_id, epoch, num_blocks * self.layout.block_tokens, source.address)
+        reserve = partial(
+            target.endpoint.reserve, request_id, epoch, num_blocks * self.layout.block_tokens, source.address
+        )
         return asyncio.get_running_loop().call_later(self.rng.random() * 0.02, reserve)
 
     async def _compute(self, source: FakeWorker, request_id: str, num_blocks: int) -> None:
@@ -194,8 +196,8 @@ class GlooChaos(Chaos):
     def _mishap(self) -> None:
         if self.rng.random() < 0.02 and self.cluster.channels:
             self.rng.choice(self.cluster.channels)[0].cut()
-        if self.rng.random() < 0.3:
-            endpoint = self.rng.choice(self.sources + self.targets).endpoint
+        if self.rng.random() < 0.6:
+            endpoint = self.rng.choice(self.sources + 3 * self.targets).endpoint
             links = [*endpoint._sources.links.values(), *endpoint._targets.links.values()]
             if links:
                 self.rng.choice(links).close("a mishap")

@@ -92,7 +92,7 @@ def test_nothing_lands_in_blocks_after_the_target_closed(link: OpenLink) -> None
 
 
 def test_a_wire_that_was_closed_writes_nothing_whoever_still_holds_its_messages(link: OpenLink) -> None:
-    """A thread that leaves a wait by an error holds them until the error is dealt with, which may be after ``close``."""
+    """A thread that leaves a wait by an error holds them until that is dealt with, which may be after ``close``."""
     parts = [np.zeros(1 << 18, dtype=np.uint8) for _ in range(4)]
     there, here = link.receiver._wire, link.sender._wire
     assert there is not None

@@ -54,6 +54,7 @@ def test_every_request_ends_once_and_leaves_nothing(seed: int):
     assert_world_settles(seed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", CROWDED)
 def test_it_does_so_where_forecasts_go_wrong(seed: int):
     assert_world_settles(seed, is_crowded=True)
@@ -106,7 +107,7 @@ def test_these_worlds_preempt_demote_retry_refuse_and_share(given_up: list[str])
 # --- determinism --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", [1, 3, 8])
+@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (3, 8))])
 def test_the_same_seed_does_the_same_bit_for_bit(seed: int):
     assert digest(seed) == digest(seed)
 
@@ -185,6 +186,7 @@ def test_gateways_do_not_know_of_each_others_orders():
     assert chosen(2) == [0, 0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_messages_may_take_no_time_and_each_takes_what_is_said(seed: int):
     settings, trace = draw_world(seed)

@@ -66,6 +66,7 @@ def _waits(utilisation: float, noise: float, num_requests: int) -> Waits:
     return waits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("utilisation", [0.3, 0.6, 0.8])
 def test_one_worker_of_single_tokens_waits_as_an_m_d_1_queue(utilisation: float):
     waits = _waits(utilisation, 0.0, 3000)
@@ -77,6 +78,7 @@ def test_one_worker_of_single_tokens_waits_as_an_m_d_1_queue(utilisation: float)
     assert idle == pytest.approx(1 - utilisation, abs=0.05)
 
 
+@pytest.mark.slow
 def test_with_noise_it_waits_as_an_m_g_1_queue():
     noise, utilisation = 0.8, 0.6
     mean_s, error_s = _waits(utilisation, noise, 4000).mean_and_error()

@@ -53,7 +53,7 @@ def assert_loads_agree(live: Told, simulated: Told, *leaving: str) -> None:
 
 
 @pytest.mark.parametrize("kinds", [ALL_KINDS, THAT_DECODE])
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 6))])
 def test_it_does_what_the_live_engine_does_at_the_same_time(seed: int, kinds: tuple[str, ...]):
     jobs, size = draw_jobs(seed, kinds=kinds), (*SIZES, ROOMY)[seed % 5]
     live, simulated = both(jobs, size)
@@ -61,7 +61,7 @@ def test_it_does_what_the_live_engine_does_at_the_same_time(seed: int, kinds: tu
     assert_loads_agree(live, simulated, "peak_blocks")  # live ones forecast in the middle of what is one go here
 
 
-@pytest.mark.parametrize("seed", range(12, 16))
+@pytest.mark.parametrize("seed", [12, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(13, 16))])
 def test_step_by_step_it_also_publishes_what_the_live_engine_publishes(seed: int, stepwise: Stepwise):
     stepwise()
     live, simulated = both(draw_jobs(seed), SIZES[seed % len(SIZES)])

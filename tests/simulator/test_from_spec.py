@@ -31,8 +31,9 @@ def spec(path: str = "modelled:paced", **more: Any) -> ClusterSpec:
 
 def profile(kv_token_bytes: int = 64, name: str = "prefill-tp1-pp1") -> LatencyProfile:
     one = KindProfile(
-        role="prefill", kv_token_bytes=kv_token_bytes, steps=part_of(FORM), link=link_part(LinkCost(0.25, 1e6))
-    )
+        role="prefill", kv_token_bytes=kv_token_bytes, steps=part_of(FORM), link=link_part(LinkCost(0.25, 1e6)),
+        send_s=0.5, join_s=0.75,
+    )  # fmt: skip
     return LatencyProfile(version=1, model="m", machine="x", dtype="float32", message_s=0.125, kinds={name: one})
 
 
@@ -99,6 +100,7 @@ def test_a_profile_goes_before_everything_else():
     scenario = scenario_of(spec(), ScenarioOptions(profile=profile()))
     kind = scenario.workers[0].kind
     assert (kind.truth, kind.link_latency_s, kind.nic_bytes_per_s) == (FORM, 0.25, 1e6)
+    assert (kind.send_s, kind.join_s) == (0.5, 0.75)
     assert scenario.message_s == 0.125
     assert scenario.placement.latencies[kind.name] == LatencyModel(FORM, LinkCost(0.25, 1e6), 64, 512)
 
