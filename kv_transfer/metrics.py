@@ -49,11 +49,6 @@ class Waits:
         """Seconds that all waits took, those under way included."""
         return self._ended_s + sum(now - since for since in self._since.values())
 
-    @property
-    def owners(self) -> tuple[Hashable, ...]:
-        """Who waits now, longest first."""
-        return tuple(self._since)
-
     def oldest_s(self, now: float) -> float:
         """How long the longest of now has lasted; 0 when nobody waits."""
         return now - next(iter(self._since.values())) if self._since else 0.0
