@@ -22,7 +22,7 @@ class Limits:
     commit_s: float = 10.0  # Seal to Committed, at the source
     verify_s: float = 5.0  # Seal to the last group, at the target
     stop_s: float = 5.0  # for what is outstanding to run out after an abort; then the link is closed
-    joined_bytes: int = 64 << 20  # of KV that waits, in one group; raw. What is announced is sent, even after an abort
+    joined_bytes: int = 16 << 20  # of KV that waits, in one group; what is announced must leave within stop_s
 
 
 @dataclass(frozen=True, slots=True)
