@@ -131,7 +131,7 @@ def test_what_both_cannot_load_is_refused(changes: dict[str, Any], told: str) ->
 @pytest.mark.parametrize("pools", [{"prefill": 1, "decode": 1}, {"prefill": 0, "decode": 0, "mixed": 2}], ids=str)
 def test_a_load_on_a_cluster_is_measured_at_the_client(pools: dict[str, Any]) -> None:
     async def scenario() -> None:
-        async with running(make_plan(**pools)) as cluster:
+        async with running(make_plan(**pools, worker={"model": "modelled:paced"})) as cluster:
             options = load()
             measured = await measure_load(cluster.addresses, options)
             row = serve_row(options, [measured, measured])
