@@ -3,12 +3,12 @@
 Knows nothing of workers and of how any of it is kept.
 """
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from twinpool.core.messages import Goal
-from twinpool.core.spec_fields import Problem, Seconds, refuse
+from twinpool.core.spec_fields import Problem, Seconds, not_yet, refuse
 from twinpool.core.spec_section import Section
 
 
@@ -40,8 +40,8 @@ class GoalSpec(Section):
     """Mean seconds between later tokens."""
     priority: Literal["high", "normal", "low"] = "normal"
     """Who goes first when not all can."""
-    on_miss: Literal["hold", "best_effort", "reject"] = "best_effort"
-    """What to do when no plan meets the goals: wait, take the one that misses by the least, or refuse."""
+    on_miss: Annotated[Literal["best_effort"], not_yet("hold", "reject")] = "best_effort"
+    """What to do when no plan meets the goals: take the one that misses by the least."""
     deadline_s: Seconds | None = None
     """Seconds from arrival by which the first token must come; a request that cannot make it never starts."""
 

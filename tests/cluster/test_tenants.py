@@ -11,7 +11,7 @@ from twinpool.client.client import AsyncClient
 from twinpool.cluster.launch import plan_launch
 from twinpool.cluster.show import print_status, status_as_dict
 from twinpool.core.errors import DeadlineExceeded, InvalidRequest, Overloaded
-from twinpool.router.standing import OnMiss, Standing
+from twinpool.router.standing import Standing
 from twinpool.router.tenants import TenantLimits
 
 PROMPT = list(range(1, 4 * BLOCK_TOKENS + 1))
@@ -132,13 +132,13 @@ name: tenants
 model: {path: "modelled:instant"}
 pools: {mixed: {workers: 1}}
 router: {aging_s: 7}
-goals: {batch: {ttft_s: 60, tpot_s: 1, priority: low, on_miss: hold, deadline_s: 120}}
+goals: {batch: {ttft_s: 60, tpot_s: 1, priority: low, on_miss: best_effort, deadline_s: 120}}
 tenants: {acme: {tokens_per_s: 5, max_running: 3, weight: 2}}
 gateway: {replicas: 2}
 """
     )
     for gateway in plan_launch(path).gateways:
-        assert gateway.standings == {"default": Standing(), "batch": Standing(on_miss=OnMiss.HOLD, deadline_s=120)}
+        assert gateway.standings == {"default": Standing(), "batch": Standing(deadline_s=120)}
         assert gateway.tenants == {
             "default": TenantLimits(queue_share=0.5),
             "acme": TenantLimits(tokens_per_s=5, max_running=3, weight=2, queue_share=0.5),

@@ -97,6 +97,7 @@ def test_memory_that_is_no_size_is_refused(memory: object):
         ("goals", {"A b": {"ttft_s": 1, "tpot_s": 1}}, "goals.'A b'"),
         ("goals", [1], "goals"),
         ("goals", {"default": {"ttft_s": 1, "tpot_s": 1, "on_miss": "cry"}}, "goals.default.on_miss"),
+        ("goals", {"default": {"ttft_s": 1, "tpot_s": 1, "on_miss": "reject"}}, "goals.default.on_miss"),
         ("goals", {"default": {"ttft_s": 1, "tpot_s": 1, "deadline_s": 0}}, "goals.default.deadline_s"),
         ("router", {"aging_s": 0}, "router.aging_s"),
         ("tenants", {"a": {"tokens_per_s": 0}}, "tenants.a.tokens_per_s"),
