@@ -12,11 +12,12 @@ from twinpool.router.views import WorkerState, WorkerView
 from twinpool.simulator.caretaker import Caretaker
 from twinpool.simulator.flows import Card
 from twinpool.simulator.gateway import SimulatedGateway
+from twinpool.simulator.news import News
 from twinpool.simulator.observer import Gauge, Observer, Steps, Transfer
 from twinpool.simulator.outcome import Outcome
 from twinpool.simulator.scenario import Scenario
 from twinpool.simulator.trace import Trace, TraceRequest
-from twinpool.simulator.worker import News, WorkerProcess
+from twinpool.simulator.worker import WorkerProcess
 from twinpool.simulator.world import World
 
 GAUGE_S = 1.0

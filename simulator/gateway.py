@@ -4,8 +4,6 @@ Performs what is decided and books what came of it. Knows no engine.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import lru_cache
 from typing import Protocol, assert_never
 
 import numpy as np
@@ -13,22 +11,22 @@ from numpy.typing import NDArray
 
 from twinpool.core.errors import DeadlineExceeded, InvalidRequest, NoWorkers, Overloaded, TwinpoolError
 from twinpool.core.messages import FailureKind, FinishReason, Request
-from twinpool.core.sampling import SamplingParams
 from twinpool.router.ledger import Ledger, Phase
 from twinpool.router.mixed_pool import choose_move, may_return
 from twinpool.router.recovery import Decision, GiveUp, Retarget, Retry
 from twinpool.router.refusals import rejection
 from twinpool.router.route import HoldReason, Reject, Route
-from twinpool.router.standing import DEFAULT_TENANT, Standing
 from twinpool.router.view_table import ViewTable
 from twinpool.router.views import WorkerView
 from twinpool.router.waiting import Placing, WaitingRoom
 from twinpool.simulator.attempt import Attempt
+from twinpool.simulator.flight import Flight, placing_of, request_of, standing_of, zeros
+from twinpool.simulator.news import FirstToken, News
 from twinpool.simulator.outcome import Ending, Outcome
 from twinpool.simulator.prefixes import KnownPrefixes, prompt_names
-from twinpool.simulator.scenario import GoalClass, Scenario
+from twinpool.simulator.scenario import Scenario
 from twinpool.simulator.trace import TraceRequest
-from twinpool.simulator.worker import Arrival, FirstToken, News, WorkerProcess
+from twinpool.simulator.worker import WorkerProcess
 from twinpool.simulator.world import Timer, World
 
 _REFUSALS = (Overloaded, InvalidRequest, NoWorkers, DeadlineExceeded)
@@ -40,24 +38,6 @@ class Cluster(Protocol):
 
     def peer(self, place: int) -> WorkerProcess: ...
     def ended(self, outcome: Outcome) -> None: ...
-
-
-@dataclass(slots=True, eq=False)
-class Flight:
-    """One request of this gateway that has not ended."""
-
-    index: int
-    offered: TraceRequest
-    goals: GoalClass
-    standing: Standing
-    attempt: Attempt | None = None  # the latest that was placed
-    parked: Attempt | None = None  # whose KV waits for another target
-    placed_s: float | None = None  # first
-    first: FirstToken | None = None
-    first_s: float | None = None
-    arrival: Arrival | None = None
-    prefill_worker: int | None = None
-    decode_worker: int | None = None
 
 
 class SimulatedGateway:
@@ -95,10 +75,10 @@ class SimulatedGateway:
         """A request has come."""
         now = self._world.now
         goals = self._scenario.goals[offered.goal_class]
-        request = _request(index, offered, goals)
-        flight = self._flights[request.request_id] = Flight(index, offered, goals, _standing(offered, goals))
+        request = request_of(index, offered, goals)
+        flight = self._flights[request.request_id] = Flight(index, offered, goals, standing_of(offered, goals))
         try:
-            self._waiting.admit([_placing(request, flight)], (), now)
+            self._waiting.admit([placing_of(request, flight)], (), now)
         except TwinpoolError as error:
             del self._flights[request.request_id]
             self._tell_end(flight, error, 0)
@@ -109,7 +89,7 @@ class SimulatedGateway:
 
     def _wait(self, request: Request, avoid: frozenset[str] = frozenset(), parked_on: str | None = None) -> None:
         flight, now = self._flights[request.request_id], self._world.now
-        self._waiting.put(_placing(request, flight, avoid, parked_on), now)
+        self._waiting.put(placing_of(request, flight, avoid, parked_on), now)
 
     def _place_waiting(self) -> None:
         if not len(self._waiting):
@@ -271,7 +251,7 @@ class SimulatedGateway:
             is_limit = attempt.output_tokens >= request.sampling.max_tokens
             finish = FinishReason.LENGTH if is_limit else FinishReason.STOP
         first = attempt.first_index + 1
-        accepted = self._ledger.delta(request_id, request.epoch, first, _zeros(max(0, num_said - first)), finish)
+        accepted = self._ledger.delta(request_id, request.epoch, first, zeros(max(0, num_said - first)), finish)
         self._waiting.generated(request_id, len(accepted.token_ids), self._world.now)
         if accepted.finish_reason is not None:
             self._conclude(request_id, accepted.release)
@@ -335,7 +315,9 @@ class SimulatedGateway:
         for request_id, flight in list(self._flights.items()):
             entry = self._ledger.entry(request_id)
             del self._flights[request_id]
-            outcome = self._outcome(flight, Ending.CUT, "the run ended", len(entry.stream), entry.request.epoch)
+            outcome = flight.outcome(
+                self._world.now, Ending.CUT, "the run ended", len(entry.stream), entry.request.epoch
+            )
             self._cluster.ended(outcome)
 
     def _tell_end(self, flight: Flight, error: TwinpoolError | None, num_tokens: int, attempts: int = 1) -> None:
@@ -343,65 +325,4 @@ class SimulatedGateway:
             ending, why = Ending.COMPLETED, ""
         else:
             ending, why = Ending.REJECTED if isinstance(error, _REFUSALS) else Ending.FAILED, str(error)
-        self._cluster.ended(self._outcome(flight, ending, why, num_tokens, attempts))
-
-    def _outcome(self, flight: Flight, ending: Ending, why: str, num_tokens: int, attempts: int) -> Outcome:
-        now, first, arrival = self._world.now, flight.first, flight.arrival
-        held_s = (now if flight.placed_s is None else flight.placed_s) - flight.offered.arrival_s
-        return Outcome(
-            index=flight.index,
-            offered=flight.offered,
-            goal=flight.goals.goal,
-            ending=ending,
-            why=why,
-            arrival_s=flight.offered.arrival_s,
-            first_token_s=flight.first_s,
-            end_s=now,
-            num_tokens=num_tokens,
-            attempts=attempts,
-            cached_tokens=0 if first is None else first.cached_tokens,
-            held_s=held_s,
-            queued_s=0.0 if first is None else first.queued_s,
-            prefill_s=0.0 if first is None else first.prefill_s,
-            handoff_s=0.0 if arrival is None else arrival.handoff_s,
-            wire_s=0.0 if arrival is None else arrival.wire_s,
-            exposed_s=0.0 if arrival is None else arrival.transfer.exposed_s,
-            kv_bytes=0 if arrival is None else arrival.transfer.num_bytes,
-            prefill_worker=flight.prefill_worker,
-            decode_worker=flight.decode_worker,
-        )
-
-
-def _standing(offered: TraceRequest, goals: GoalClass) -> Standing:
-    deadline_s = float("inf") if goals.deadline_s is None else goals.deadline_s
-    return Standing(offered.tenant or DEFAULT_TENANT, goals.on_miss, deadline_s)
-
-
-def _placing(
-    request: Request, flight: Flight, avoid: frozenset[str] = frozenset(), parked_on: str | None = None
-) -> Placing:
-    return Placing(request, flight.offered.arrival_s, float("inf"), avoid, parked_on, flight.standing)
-
-
-def _request(index: int, offered: TraceRequest, goals: GoalClass) -> Request:
-    return Request(
-        request_id=f"r{index:08}",
-        epoch=1,
-        token_ids=_zeros(offered.prompt_tokens),
-        num_prompt_tokens=offered.prompt_tokens,
-        sampling=_sampling(offered.max_tokens or offered.output_tokens),
-        goal=goals.goal,
-        priority=goals.priority,
-        tenant_salt=offered.tenant,
-    )
-
-
-@lru_cache(maxsize=1024)
-def _zeros(num_tokens: int) -> tuple[int, ...]:
-    """Tokens whose values nobody looks at; shared, as a million prompts of a thousand would fill the memory."""
-    return (0,) * num_tokens
-
-
-@lru_cache(maxsize=8192)
-def _sampling(max_tokens: int) -> SamplingParams:
-    return SamplingParams(max_tokens=max_tokens, seed=0)
+        self._cluster.ended(flight.outcome(self._world.now, ending, why, num_tokens, attempts))

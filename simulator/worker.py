@@ -4,7 +4,6 @@ Every message between processes takes the scenario's time. Decides nothing.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
@@ -14,44 +13,13 @@ from twinpool.simulator.attempt import Attempt, Destination
 from twinpool.simulator.decode_rows import Row
 from twinpool.simulator.engine import Counts, SimulatedEngine
 from twinpool.simulator.flows import Card
-from twinpool.simulator.observer import Observer, Steps, Transfer
-from twinpool.simulator.prefixes import CacheTeller, CacheWord
+from twinpool.simulator.news import Arrival, FirstToken, News
+from twinpool.simulator.observer import Observer, Steps
+from twinpool.simulator.prefixes import CacheTeller
 from twinpool.simulator.prompt_queue import Prompt
 from twinpool.simulator.scenario import Scenario, SimulatedWorker
 from twinpool.simulator.sending import Sending
 from twinpool.simulator.world import World
-
-
-@dataclass(frozen=True, slots=True)
-class FirstToken:
-    """A prefill has given its token."""
-
-    attempt: Attempt
-    queued_s: float
-    prefill_s: float
-    cached_tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class Arrival:
-    """A handoff's sequence has joined the decode batch."""
-
-    attempt: Attempt
-    handoff_s: float
-    wire_s: float
-    transfer: Transfer
-
-
-@dataclass(slots=True)
-class News:
-    """What a worker has to say to gateways at one moment; the load is for all of them."""
-
-    firsts: list[FirstToken]
-    arrivals: list[Arrival]
-    said: list[tuple[Attempt, int]]  # tokens of the whole answer said by now, of answers that end or break off here
-    failures: list[tuple[Attempt, FailureKind]]
-    load: WorkerLoad | None = None
-    cache: CacheWord | None = None
 
 
 class Neighbours(Protocol):

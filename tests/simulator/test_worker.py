@@ -9,10 +9,11 @@ from twinpool.core.sampling import SamplingParams
 from twinpool.router.views import WorkerLoad
 from twinpool.simulator.attempt import Attempt
 from twinpool.simulator.flows import Card
+from twinpool.simulator.news import News
 from twinpool.simulator.observer import Observer, Steps
 from twinpool.simulator.scenario import Fault, FaultKind, Scenario, SimulatedWorker
 from twinpool.simulator.step_run import MOST_STEPS
-from twinpool.simulator.worker import News, WorkerProcess
+from twinpool.simulator.worker import WorkerProcess
 from twinpool.simulator.world import World
 
 from .builders import kind, scenario
